@@ -1,0 +1,407 @@
+"""The forgetting test: is a model told apart from models that never saw the records?
+
+Pure statistics on numbers, no models: margins phi = log(p_y / (1 - p_y)) of the records to forget
+under pools of models, and accuracies.
+
+    O   original pool: trained with the records          (must be told apart: power control)
+    R   reference pool: retrained without them           (the yardstick)
+    R'  second retrain pool: retrained without them      (must not be told apart: null control)
+    U   unlearned pool: the method applied to O          (what the algorithm does)
+    and the one original and the one candidate model that would be released.
+
+Three views of a model's margins, each calibrated by leaving reference models out one at a time:
+
+* shift       mean over records of z = (phi - mean_R) / sd_R; two-sided, so that hidden, over-forgotten
+              records fail like visible ones;
+* spread      log of the mean of z^2: some records still visible, others pushed too far;
+* likelihood  mean of log N(phi; O) - log N(phi; R), one-sided: still like a model that was trained on
+              the records (offline likelihood ratio over the batch).
+
+plus one-sided accuracy on retained and on test records. A single model is judged by the predictive
+t distribution of the reference pool, the pool U by a Mann-Whitney test against R'. All p-values of
+one verdict share one error level (Holm).
+
+Rules: unknown is the stricter side; a void control gives no *accept*; NaN anywhere is an error.
+
+Source: Carlini et al. 2022 (LiRA), Hayes et al. 2024 (2403.01218), RULI (2506.13009) for the
+per-example ratio; the batch as the unit of test and the leave-one-out calibration are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from governance.errors import DataError
+
+MIN_POOL = 4
+_CONTROL_LEVEL = 0.01
+_MIN_DEVIATION = 0.05
+"""Floor of a per-record standard deviation in nats: below it, a difference is not a disclosure."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMargins:
+    """Margins ``[n_models, n_records]`` in nats, and accuracies ``[n_models]`` as fractions."""
+
+    margins: np.ndarray
+    retain_accuracy: np.ndarray
+    test_accuracy: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of models."""
+        return len(self.margins)
+
+    def model(self, index: int) -> PoolMargins:
+        """Return the pool of one model."""
+        part = slice(index, index + 1)
+        return PoolMargins(
+            self.margins[part], self.retain_accuracy[part], self.test_accuracy[part]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One tested condition.
+
+    Attributes:
+        name: Short name.
+        p_value: Probability of such a value for a retrained model.
+        adjusted_p: After Holm's correction over all conditions of the verdict.
+        passed: Whether the condition is not rejected at the joint error level.
+        text: What it means, in words.
+    """
+
+    name: str
+    p_value: float
+    adjusted_p: float
+    passed: bool
+    text: str
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain JSON."""
+        return {
+            "name": self.name,
+            "p_value": round(self.p_value, 6),
+            "adjusted_p": round(self.adjusted_p, 6),
+            "passed": self.passed,
+            "text": self.text,
+        }
+
+
+TEXTS = {
+    "shift": "mean margin of the records, against models that never saw them (two-sided)",
+    "spread": "spread of the margins over the records, against models that never saw them",
+    "likelihood": "likelihood ratio of 'trained on the records' to 'never saw them'",
+    "retain_accuracy": "accuracy on retained records is not below that of retrained models",
+    "test_accuracy": "accuracy on test records is not below that of retrained models",
+    "pool_shift": "pool of unlearned models against second retrains: mean margin",
+    "pool_spread": "pool of unlearned models against second retrains: spread",
+    "pool_likelihood": "pool of unlearned models against second retrains: likelihood ratio",
+}
+
+
+class Reference:
+    """The yardstick: statistics of the reference pool and what they look like under the null."""
+
+    def __init__(
+        self, reference: PoolMargins, original: PoolMargins, *, max_accuracy_drop: float
+    ) -> None:
+        """Calibrate.
+
+        Args:
+            reference: R, at least ``MIN_POOL`` models.
+            original: O, at least ``MIN_POOL`` models.
+            max_accuracy_drop: Tolerated loss of accuracy against retrained models, fraction 0-1.
+
+        Raises:
+            DataError: Too few models, no record, or a margin that is not finite.
+        """
+        for name, pool in (("reference", reference), ("original", original)):
+            _require_finite(name, pool)
+            if len(pool) < MIN_POOL:
+                message = f"{name} pool: expected at least {MIN_POOL} models, got {len(pool)}"
+                raise DataError(message)
+        self.max_accuracy_drop = max_accuracy_drop
+        self._reference = reference
+        self._mean_o, self._sd_o = _fit(original.margins)
+        self._mean_r, self._sd_r = _fit(reference.margins)
+        self.null = {name: np.array(values) for name, values in self._leave_one_out().items()}
+
+    def statistics(self, margins: np.ndarray) -> dict[str, float]:
+        """Return shift, spread and likelihood of one model's margins ``[n_records]``."""
+        return _statistics(margins, self._mean_r, self._sd_r, self._mean_o, self._sd_o)
+
+    def pool_statistics(self, pool: PoolMargins) -> dict[str, np.ndarray]:
+        """Return each statistic for every model of a pool."""
+        rows = [self.statistics(margins) for margins in pool.margins]
+        return {name: np.array([row[name] for row in rows]) for name in self.null}
+
+    def z_scores(self, margins: np.ndarray) -> np.ndarray:
+        """Return (phi - mean_R) / sd_R of each record."""
+        return (margins - self._mean_r) / self._sd_r
+
+    def model_p_values(self, model: PoolMargins) -> dict[str, float]:
+        """Return the p-value of each single-model condition for a pool of one model."""
+        _require_finite("model", model)
+        values = self.statistics(model.margins[0])
+        p_values = {
+            "shift": _predictive_p(values["shift"], self.null["shift"], side="both"),
+            "spread": _predictive_p(values["spread"], self.null["spread"], side="both"),
+            "likelihood": _predictive_p(values["likelihood"], self.null["likelihood"], side="high"),
+        }
+        slack = self.max_accuracy_drop
+        for name in ("retain_accuracy", "test_accuracy"):
+            pool = getattr(self._reference, name)
+            value = float(getattr(model, name)[0]) + slack
+            p_values[name] = _predictive_p(value, pool, side="low", floor=0.002)
+        return p_values
+
+    def _leave_one_out(self) -> dict[str, list[float]]:
+        values: dict[str, list[float]] = {"shift": [], "spread": [], "likelihood": []}
+        for index in range(len(self._reference)):
+            rest = np.delete(self._reference.margins, index, axis=0)
+            mean, sd = _fit(rest)
+            row = _statistics(
+                self._reference.margins[index], mean, sd, self._mean_o, self._sd_o
+            )
+            for name, value in row.items():
+                values[name].append(value)
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Whether the test can be believed.
+
+    Attributes:
+        original_fails: The original model and its pool are told apart from retrained ones.
+        second_retrain_passes: The share of second retrains that are told apart fits the error
+            level.
+        random_fails: A randomly initialised model is told apart.
+    """
+
+    original_fails: bool
+    second_retrain_passes: bool
+    random_fails: bool
+
+    @property
+    def valid(self) -> bool:
+        """Whether all controls behave."""
+        return self.original_fails and self.second_retrain_passes and self.random_fails
+
+    def to_dict(self) -> dict[str, bool]:
+        """Return plain JSON."""
+        return {
+            "original_fails": self.original_fails,
+            "second_retrain_passes": self.second_retrain_passes,
+            "random_fails": self.random_fails,
+        }
+
+
+def judge_model(
+    reference: Reference,
+    model: PoolMargins,
+    *,
+    error_level: float,
+    pool: PoolMargins | None = None,
+    second_retrain: PoolMargins | None = None,
+) -> tuple[Condition, ...]:
+    """Test one model, and its pool if there is one, at one joint error level.
+
+    Args:
+        reference: Calibrated yardstick.
+        model: Pool of one: the model that would be released.
+        error_level: Probability of rejecting a retrained model, 0-1, over all conditions.
+        pool: U, the method applied to each original.
+        second_retrain: R', the pool that U is compared with.
+    """
+    p_values = reference.model_p_values(model)
+    if pool is not None and second_retrain is not None:
+        ours = reference.pool_statistics(pool)
+        theirs = reference.pool_statistics(second_retrain)
+        for name in ("shift", "spread", "likelihood"):
+            side = "greater" if name == "likelihood" else "two-sided"
+            test = stats.mannwhitneyu(ours[name], theirs[name], alternative=side)
+            p_values[f"pool_{name}"] = float(test.pvalue)
+    adjusted = holm(list(p_values.values()))
+    return tuple(
+        Condition(name, p, q, q > error_level, TEXTS[name])
+        for (name, p), q in zip(p_values.items(), adjusted, strict=True)
+    )
+
+
+def check_controls(
+    reference: Reference,
+    *,
+    original_model: PoolMargins,
+    original_pool: PoolMargins,
+    second_retrain: PoolMargins,
+    random_model: PoolMargins,
+    error_level: float,
+) -> Controls:
+    """Return whether original and random model fail and second retrains pass."""
+
+    def fails(model: PoolMargins) -> bool:
+        conditions = judge_model(reference, model, error_level=error_level)
+        return not all(condition.passed for condition in conditions)
+
+    n_rejected = sum(fails(second_retrain.model(index)) for index in range(len(second_retrain)))
+    too_many = stats.binomtest(
+        n_rejected, len(second_retrain), error_level, alternative="greater"
+    ).pvalue
+    theirs = reference.pool_statistics(second_retrain)["likelihood"]
+    ours = reference.pool_statistics(original_pool)["likelihood"]
+    apart = stats.mannwhitneyu(ours, theirs, alternative="greater").pvalue
+    return Controls(
+        original_fails=fails(original_model) and bool(apart < error_level),
+        second_retrain_passes=bool(too_many > _CONTROL_LEVEL),
+        random_fails=fails(random_model),
+    )
+
+
+def record_statuses(reference: Reference, model: PoolMargins, n_models: int) -> dict[str, int]:
+    """Count records by status: Holm over records on the predictive t of each record's z.
+
+    Returns:
+        Counts for ``indistinguishable``, ``still_visible``, ``over_forgotten``, or everything under
+        ``underpowered`` when the pool is too small to reject any single record.
+    """
+    z = reference.z_scores(model.margins[0])
+    scaled = z / np.sqrt(1 + 1 / n_models)
+    p_values = 2 * stats.t.sf(np.abs(scaled), df=n_models - 1)
+    smallest = 2 * stats.t.sf(50.0, df=n_models - 1)
+    if smallest * len(z) > 0.05:  # noqa: PLR2004 - the usual level
+        return {"underpowered": len(z)}
+    rejected = np.array(holm(list(p_values))) <= 0.05  # noqa: PLR2004
+    return {
+        "indistinguishable": int((~rejected).sum()),
+        "still_visible": int((rejected & (z > 0)).sum()),
+        "over_forgotten": int((rejected & (z < 0)).sum()),
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's step-down method, in the given order.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def pool_auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Return P(positive > negative) + P(equal) / 2, 0-1; 0.5 is no difference."""
+    wins = (positive[:, None] > negative[None, :]).mean()
+    ties = (positive[:, None] == negative[None, :]).mean()
+    return float(wins + ties / 2)
+
+
+def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return the t interval of a mean; both ends are the value itself for one model."""
+    if len(values) < 2:  # noqa: PLR2004 - no spread from one value
+        return float(values[0]), float(values[0])
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def describe_pools(
+    reference: Reference, pools: Mapping[str, PoolMargins]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return ``{column: {metric: {value, low, high, n}}}`` for the three-column table."""
+    null = reference.pool_statistics(pools["second_retrain"])
+    columns = {}
+    for name, pool in pools.items():
+        statistics = reference.pool_statistics(pool)
+        values = {
+            "forget_accuracy": (pool.margins > 0).mean(axis=1),
+            "retain_accuracy": pool.retain_accuracy,
+            "test_accuracy": pool.test_accuracy,
+            "shift": statistics["shift"],
+            "spread": statistics["spread"],
+            "likelihood": statistics["likelihood"],
+        }
+        column = {}
+        for metric, numbers in values.items():
+            low, high = mean_interval(numbers)
+            column[metric] = _entry(float(numbers.mean()), low, high, len(numbers))
+        for metric in ("shift", "likelihood"):
+            auc = pool_auc(statistics[metric], null[metric])
+            low, high = _auc_interval(statistics[metric], null[metric])
+            column[f"batch_auc_{metric}"] = _entry(auc, low, high, len(pool))
+        columns[name] = column
+    return columns
+
+
+def _entry(value: float, low: float, high: float, n: int) -> dict[str, float]:
+    return {"value": round(value, 6), "low": round(low, 6), "high": round(high, 6), "n": n}
+
+
+def _auc_interval(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
+    """Return a 95 % bootstrap interval over whole models, with a fixed seed."""
+    generator = np.random.default_rng(0)
+    draws = [
+        pool_auc(
+            generator.choice(positive, len(positive)), generator.choice(negative, len(negative))
+        )
+        for _ in range(400)
+    ]
+    return float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
+
+
+def _fit(margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each record, shrunk to the records' typical one.
+
+    A dozen models give a rough deviation per record; half of its weight goes to the median over
+    the records (empirical Bayes in the simplest form), which keeps single records from dominating.
+    """
+    sd = margins.std(axis=0, ddof=1)
+    typical = max(float(np.median(sd)), _MIN_DEVIATION)
+    variance = 0.5 * sd**2 + 0.5 * typical**2
+    return margins.mean(axis=0), np.sqrt(variance)
+
+
+def _statistics(
+    margins: np.ndarray,
+    mean_r: np.ndarray,
+    sd_r: np.ndarray,
+    mean_o: np.ndarray,
+    sd_o: np.ndarray,
+) -> dict[str, float]:
+    z = (margins - mean_r) / sd_r
+    z_o = (margins - mean_o) / sd_o
+    ratio = -np.log(sd_o) - z_o**2 / 2 + np.log(sd_r) + z**2 / 2
+    return {
+        "shift": float(z.mean()),
+        "spread": float(np.log((z**2).mean() + 1e-12)),
+        "likelihood": float(np.clip(ratio, -10, 10).mean()),
+    }
+
+
+def _predictive_p(value: float, null: np.ndarray, *, side: str, floor: float = 1e-9) -> float:
+    """Return the p-value of one new value under the predictive t of a small null sample."""
+    n = len(null)
+    scale = max(float(null.std(ddof=1)), floor) * (1 + 1 / n) ** 0.5
+    t = (value - float(null.mean())) / scale
+    if side == "both":
+        return float(2 * stats.t.sf(abs(t), df=n - 1))
+    return float(stats.t.sf(t if side == "high" else -t, df=n - 1))
+
+
+def _require_finite(name: str, pool: PoolMargins) -> None:
+    if pool.margins.ndim != 2 or pool.margins.shape[1] == 0:  # noqa: PLR2004 - models x records
+        message = f"{name} pool: expected margins of at least one record, got {pool.margins.shape}"
+        raise DataError(message)
+    arrays = (pool.margins, pool.retain_accuracy, pool.test_accuracy)
+    if not all(np.isfinite(array).all() for array in arrays):
+        message = f"{name} pool: expected finite margins and accuracies, got NaN or infinity"
+        raise DataError(message)

@@ -1,0 +1,1 @@
+"""Approximate unlearning methods behind one contract."""
