@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import torch
+
 from governance import declaration as declared
 
 
@@ -101,6 +103,8 @@ class UnlearningConfig:
         retain_weight: Weight of the retain gradient against the forget gradient.
         batch_size: Records in a retain batch.
         seed: Seed of the batches.
+        target_margins: Margin in nats that each forget record ``[B]`` should come down to; from
+            validation records where absent.
     """
 
     method: str = "neg_grad_plus"
@@ -109,6 +113,7 @@ class UnlearningConfig:
     retain_weight: float = 1.0
     batch_size: int = 256
     seed: int = 0
+    target_margins: torch.Tensor | None = None
 
 
 def readiness_config(part: declared.Readiness) -> ReadinessConfig:

@@ -47,7 +47,11 @@ def neg_grad_plus(
         validation: Unseen records that set the target level.
         config: ``step_size`` is the length of a step as a fraction of the norm of all weights.
     """
-    target = target_level(model, retain, forget, validation)
+    target = (
+        target_level(model, retain, forget, validation)
+        if config.target_margins is None
+        else TargetLevel(config.target_margins)
+    )
     student = copy.deepcopy(model)
     seed = derive_seed(config.seed, "unlearning")
     stream = BatchStream(torch.arange(len(retain)), config.batch_size, seed, "retain")

@@ -81,25 +81,54 @@ class TargetLevel:
 def target_level(
     model: nn.Module, retain: Records, forget: Records, validation: Records
 ) -> TargetLevel:
-    """Measure the target from validation records; needs no retrained model.
+    """Measure the target from validation records; needs no other model.
 
     Raises:
         UnlearningError: There are no validation records.
     """
-    if len(validation) == 0:
-        message = "unlearning: expected validation records to set the stopping level, got none"
-        raise UnlearningError(message)
-    unseen = logit_margins(compute_logits(model, validation), validation.labels)
+    unseen = _validation_margins(model, validation)
     overall = float(unseen.mean())
-    kept = set(retain.labels.unique().tolist())
     levels = {}
     for label in forget.labels.unique().tolist():
         same = unseen[validation.labels == label]
-        if label not in kept:
-            levels[label] = -TargetLevel.VANISHED_MARGIN
-        else:
-            levels[label] = float(same.mean()) if len(same) else overall
-    return TargetLevel(torch.tensor([levels[label] for label in forget.labels.tolist()]))
+        levels[label] = float(same.mean()) if len(same) else overall
+    expected = torch.tensor([levels[label] for label in forget.labels.tolist()])
+    return TargetLevel(_lower_vanished(expected, retain, forget))
+
+
+def reference_level(
+    model: nn.Module,
+    reference: nn.Module,
+    retain: Records,
+    forget: Records,
+    validation: Records,
+) -> TargetLevel:
+    """Measure the target of each record with a model that never saw it.
+
+    The reference is the checkpoint before the records' slice. Training went on after it, and what
+    that did to unseen records shows in the validation data, so the target is a difference in
+    differences: phi_reference(record) + mean over validation of (phi_model - phi_reference).
+
+    Raises:
+        UnlearningError: There are no validation records.
+    """
+    later = _validation_margins(model, validation) - _validation_margins(reference, validation)
+    expected = logit_margins(compute_logits(reference, forget), forget.labels) + later.mean()
+    return TargetLevel(_lower_vanished(expected, retain, forget))
+
+
+def _validation_margins(model: nn.Module, validation: Records) -> torch.Tensor:
+    if len(validation) == 0:
+        message = "unlearning: expected validation records to set the stopping level, got none"
+        raise UnlearningError(message)
+    return logit_margins(compute_logits(model, validation), validation.labels)
+
+
+def _lower_vanished(expected: torch.Tensor, retain: Records, forget: Records) -> torch.Tensor:
+    """Lower the target of records whose class does not stay in the data."""
+    stays = torch.isin(forget.labels, retain.labels)
+    vanished = torch.full_like(expected, -TargetLevel.VANISHED_MARGIN)
+    return torch.where(stays, expected, torch.minimum(expected, vanished))
 
 
 def run_unlearning(  # noqa: PLR0913 - the contract's four data sets and the method

@@ -1,0 +1,69 @@
+"""What every stage opens first: declaration, workspace, keys, queue, ledger, tracker."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from governance.declaration import Declaration, load_declaration
+from governance.deletion_queue import DeletionQueue, open_queue
+from governance.ledger import Ledger
+from governance.signing import load_or_make_signing_key
+from governance.suppression import load_or_make_key
+from governance.tracking import Tracker, open_tracker
+from governance.workspace import Workspace, open_workspace
+from r2u_tasks import embedded
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """One dataset in one workspace; everything else is opened when it is needed."""
+
+    declaration: Declaration
+    workspace: Workspace
+
+    @cached_property
+    def pseudonym_key(self) -> bytes:
+        """Key of all pseudonyms in queue, tombstones and manifests."""
+        return load_or_make_key(self.workspace.keys)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The signed ledger."""
+        return Ledger(self.workspace.ledger, load_or_make_signing_key(self.workspace.keys))
+
+    @cached_property
+    def queue(self) -> DeletionQueue:
+        """The deletion queue, SQLite unless the declaration names another database."""
+        return open_queue(self.declaration.queue.url or self.workspace.queue_url)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """MLflow: ``MLFLOW_TRACKING_URI`` where set, else SQLite in the workspace."""
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or self.workspace.tracking_uri
+        return open_tracker(uri, self.workspace.artifacts)
+
+    @property
+    def registered_model(self) -> str:
+        """Name of the model in MLflow's registry."""
+        return self.declaration.name
+
+
+def open_context(dataset: str, root_uri: str) -> StageContext:
+    """Open a dataset in a workspace.
+
+    Args:
+        dataset: Path of a declaration, or ``embedded:digits``.
+        root_uri: Root folder of the workspace.
+
+    Raises:
+        DeclarationError: The declaration is missing or wrong.
+    """
+    workspace = open_workspace(root_uri)
+    path: Path = embedded.resolve(dataset, workspace.root)
+    return StageContext(load_declaration(path), workspace)

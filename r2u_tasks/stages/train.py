@@ -1,0 +1,277 @@
+"""Stage ``train``: a Ready2Unlearn model from the classified table, with manifest and checkpoints.
+
+Reads the classified table, publishes ``models/<model_key>/`` and makes it the champion. Twice is
+safe: the model key follows from the run id, and a finished run returns its published result.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from torch import nn
+
+from governance.digests import write_json
+from governance.errors import DataError
+from governance.manifest import (
+    TrainingManifest,
+    commit_records,
+    ensure_salts,
+    merkle_root,
+    write_members,
+)
+from governance.storage import read_table, table_exists
+from governance.suppression import pseudonyms
+from governance.workspace import safe_key
+from r2u_tasks.checkpoint import save_weights
+from r2u_tasks.config import readiness_config, training_config, unlearning_config
+from r2u_tasks.metrics import accuracy
+from r2u_tasks.model import build_model, example_input
+from r2u_tasks.models import ModelRecord, save_record, update_record
+from r2u_tasks.provenance import code_digest, library_versions
+from r2u_tasks.readiness_report import ReadinessReport, compare_readiness
+from r2u_tasks.records import Splits, encode_splits
+from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.training import ProgressCallback, SegmentedRecords, segment_name, train_segments
+
+_log = logging.getLogger(__name__)
+
+
+def train_ready_model(
+    *,
+    run_id: str,
+    dataset: str,
+    root_uri: str,
+    progress: ProgressCallback | None = None,
+) -> JSON:
+    """Train a ready model and make it the champion.
+
+    Args:
+        run_id: Names the run; the same id returns the same model.
+        dataset: Declaration.
+        root_uri: Workspace.
+        progress: Called after each epoch.
+
+    Returns:
+        ``model_key``, digests, ``ready`` with the guard's findings, metrics and seconds.
+
+    Raises:
+        DataError: There is no classified table, or a split is empty.
+    """
+    context = open_context(dataset, root_uri)
+    result: JSON = context.workspace.once(
+        "train", run_id, lambda: _train(context, run_id, progress)
+    )
+    return result
+
+
+def _train(context: StageContext, run_id: str, progress: ProgressCallback | None) -> JSON:
+    workspace, declaration = context.workspace, context.declaration
+    if not table_exists(workspace.classified):
+        message = "training: expected a classified table, got none; run `r2u classify` first"
+        raise DataError(message)
+    table = read_table(workspace.classified)
+    splits = encode_splits(table, declaration)
+    model_key = f"ready-{safe_key(run_id)}"
+    folder = workspace.model(model_key)
+    model = build_model(declaration, declaration.training.seed)
+    cost = train_segments(
+        model,
+        splits.training,
+        training=training_config(declaration.training),
+        readiness=readiness_config(declaration.readiness),
+        checkpoints=folder / "checkpoints",
+        progress=progress,
+    )
+    weights = save_weights(model, folder / "weights.safetensors")
+    manifest = commit_training(context, model_key, table, splits.training)
+    guard = _compare(context, model, splits, seconds=cost.seconds)
+    record = ModelRecord(
+        model_key=model_key,
+        kind="ready",
+        parent=None,
+        lane=None,
+        claim=None,
+        batch_id=None,
+        weights_digest=weights,
+        manifest_digest=manifest.digest,
+        manifest_root=manifest.root,
+        policy_digest=manifest.policy_digest,
+        declaration_digest=declaration.digest,
+        feature_scale=splits.scale.to_dict(),
+        checkpoints=tuple(range(1, splits.training.n_segments)),
+        created_at=manifest.created_at,
+        metrics={"train_s": cost.seconds, **evaluate(model, splits)},
+    )
+    save_record(workspace, record)
+    write_json(folder / "readiness.json", guard.to_dict())
+    context.ledger.append(
+        "model_trained",
+        {
+            "model_key": model_key,
+            "weights_digest": weights,
+            "manifest_root": manifest.root,
+            "manifest_digest": manifest.digest,
+            "policy_digest": manifest.policy_digest,
+            "ready": guard.is_ready,
+        },
+    )
+    registered = register_model(context, record, model, tags={"ready": str(guard.is_ready).lower()})
+    promote_alias(context, registered, batch_id=None)
+    return {
+        "model_key": model_key,
+        "weights_digest": weights,
+        "manifest_root": manifest.root,
+        "manifest_digest": manifest.digest,
+        "n_records": manifest.n_records,
+        "mlflow_run_id": registered.mlflow_run_id,
+        "model_version": registered.model_version,
+        "ready": guard.is_ready,
+        "findings": list(guard.findings),
+        "metrics": record.metrics,
+        "seconds": cost.segment_seconds,
+    }
+
+
+def commit_training(
+    context: StageContext, model_key: str, table: pa.Table, data: SegmentedRecords
+) -> TrainingManifest:
+    """Commit to exactly the records that a model saw, and write manifest and members."""
+    workspace, declaration = context.workspace, context.declaration
+    id_column = declaration.columns.record_id
+    ids = np.asarray(table[id_column].to_pylist(), dtype=str)
+    seen = table.filter(pa.array(np.isin(ids, data.records.ids)))
+    ensure_salts(workspace.salts, seen[id_column], seen["bucket"], transaction=f"salts-{model_key}")
+    commitments = commit_records(
+        seen.select([*declaration.columns.all_names]),
+        read_table(workspace.salts),
+        record_id_column=id_column,
+    )
+    leaves = commitments["leaf"].to_pylist()
+    segments = []
+    for number in range(data.n_segments):
+        mask = data.segment == number
+        part = [leaf for leaf, inside in zip(leaves, mask, strict=True) if inside]
+        name = segment_name(number)
+        segments.append({"name": name, "n_records": len(part), "root": merkle_root(part)})
+    manifest = TrainingManifest(
+        model_key=model_key,
+        root=merkle_root(leaves),
+        n_records=len(leaves),
+        segments=tuple(segments),
+        policy_digest=_policy_digest(table),
+        declaration_digest=declaration.digest,
+        code_digest=code_digest(),
+        packages=library_versions(),
+        seed=declaration.training.seed,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    folder = workspace.model(model_key)
+    write_json(folder / "manifest.json", manifest.to_dict())
+    keys = pseudonyms(context.pseudonym_key, "record", data.records.ids.tolist())
+    write_members(folder / "members.parquet", keys, data.segment.tolist())
+    return manifest
+
+
+def evaluate(model: nn.Module, splits: Splits) -> dict[str, float]:
+    """Return accuracies as fractions on stable, revocable and holdout records."""
+    stable = splits.training.segment == 0
+    values = {
+        "stable_accuracy": accuracy(model, splits.training.records.select(stable)),
+        "revocable_accuracy": accuracy(model, splits.training.records.select(~stable)),
+        "test_accuracy": accuracy(model, splits.holdout),
+        "validation_accuracy": accuracy(model, splits.validation),
+    }
+    return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def register_model(
+    context: StageContext, record: ModelRecord, model: nn.Module, *, tags: dict[str, str]
+) -> ModelRecord:
+    """Mirror a model into MLflow: a run, its metrics and a registry version."""
+    workspace = context.workspace
+    folder = workspace.model(record.model_key)
+    params = {
+        "model_key": record.model_key,
+        "kind": record.kind,
+        "parent_model_key": record.parent or "none",
+        "lane": record.lane or "none",
+        "claim": record.claim or "none",
+        "batch_id": record.batch_id or "none",
+        "weights_digest": record.weights_digest,
+        "manifest_root": record.manifest_root,
+        "manifest_digest": record.manifest_digest,
+        "policy_digest": record.policy_digest,
+        "declaration_digest": record.declaration_digest,
+    }
+    artifacts: dict[str, Path] = {
+        path.name: path
+        for path in (folder / "manifest.json", folder / "readiness.json")
+        if path.exists()
+    }
+    run_id = context.tracker.record_training(
+        dataset=context.declaration.name,
+        model_key=record.model_key,
+        params=params,
+        metrics=record.metrics,
+        tags=tags,
+        artifacts=artifacts,
+    )
+    version = context.tracker.register_version(
+        name=context.registered_model,
+        run_id=run_id,
+        model_object=model.eval(),
+        input_example=example_input(context.declaration).numpy(),
+        weights_path=folder / "weights.safetensors",
+        tags={"kind": record.kind, "claim": record.claim or "none", **tags},
+    )
+    return update_record(
+        workspace, record.model_key, mlflow_run_id=run_id, model_version=version
+    )
+
+
+def promote_alias(context: StageContext, record: ModelRecord, *, batch_id: str | None) -> None:
+    """Let a model serve: ledger first, then the champion file, then MLflow's alias."""
+    context.ledger.append(
+        "model_promoted",
+        {
+            "model_key": record.model_key,
+            "weights_digest": record.weights_digest,
+            "batch_id": batch_id,
+            "model_version": record.model_version,
+        },
+    )
+    write_json(
+        context.workspace.champion,
+        {
+            "model_key": record.model_key,
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "batch_id": batch_id,
+        },
+    )
+    if record.model_version is not None:
+        context.tracker.set_alias(context.registered_model, "champion", record.model_version)
+
+
+def _compare(
+    context: StageContext, model: nn.Module, splits: Splits, *, seconds: float
+) -> ReadinessReport:
+    declaration = context.declaration
+    return compare_readiness(
+        declaration,
+        model,
+        splits,
+        ready_seconds=seconds,
+        unlearning=unlearning_config(declaration.unlearning, seed=declaration.training.seed),
+    )
+
+
+def _policy_digest(table: pa.Table) -> str:
+    digests = table["policy_digest"].unique().to_pylist()
+    if len(digests) != 1:
+        message = f"classified table: expected one policy digest, got {len(digests)}"
+        raise DataError(message)
+    return str(digests[0])
