@@ -1,0 +1,136 @@
+"""One unlearning batch on disk: what was asked, which records it means, and which lane serves it.
+
+``plan.json`` holds counts and digests. The rows themselves are kept only in ``private/`` (mode 700)
+between erasure from the tables and the end of the batch, because unlearning needs them, and are
+deleted at the end whatever the outcome.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from governance.declaration import Declaration
+from governance.digests import digest_json
+from governance.errors import DataError
+from governance.suppression import pseudonyms
+
+_ROWS = "forget.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRecords:
+    """What one request asks for, as pseudonyms or as a selector."""
+
+    request_id: str
+    subject_key: str | None
+    record_keys: tuple[str, ...]
+    selector: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedRecords:
+    """Which rows each request means.
+
+    Attributes:
+        mask: bool ``[n_rows]``: the row is to be erased by the batch.
+        found: Number of rows for each request.
+        asked_subjects: Pseudonyms of subjects who asked for all of their data.
+    """
+
+    mask: np.ndarray
+    found: dict[str, int]
+    asked_subjects: tuple[str, ...]
+
+
+def match_requests(
+    table: pa.Table, declaration: Declaration, key: bytes, asked: Sequence[AskedRecords]
+) -> MatchedRecords:
+    """Find the rows of each request by comparing pseudonyms.
+
+    Args:
+        table: Rows with record id, subject id and governance columns.
+        declaration: Roles of the columns.
+        key: Pseudonym key.
+        asked: The requests of the batch.
+
+    Raises:
+        DataError: A selector names a column that is not declared.
+    """
+    columns = declaration.columns
+    subject_keys = _keys_of(table, columns.subject_id, key, "subject")
+    record_keys = _keys_of(table, columns.record_id, key, "record")
+    mask = np.zeros(table.num_rows, dtype=bool)
+    found: dict[str, int] = {}
+    for request in asked:
+        rows = np.zeros(table.num_rows, dtype=bool)
+        if request.subject_key is not None:
+            rows |= subject_keys == request.subject_key
+        if request.record_keys:
+            rows |= np.isin(record_keys, request.record_keys)
+        if request.selector is not None:
+            rows |= _select(table, declaration, request.selector)
+        found[request.request_id] = int(rows.sum())
+        mask |= rows
+    subjects = tuple(r.subject_key for r in asked if r.subject_key is not None)
+    return MatchedRecords(mask, found, subjects)
+
+
+def choose_lane(segments: Sequence[int]) -> str:
+    """Return the exact lane for records of these segments: ``replay`` unless a stable one is hit."""
+    return "retrain" if any(segment == 0 for segment in segments) else "replay"
+
+
+def plan_digest(plan: Mapping[str, object]) -> str:
+    """Return the digest that later steps check the plan against."""
+    return digest_json({name: value for name, value in plan.items() if name != "plan_digest"})
+
+
+def keep_rows(folder: Path, rows: pa.Table) -> None:
+    """Keep the rows that are about to be erased, readable by the owner only."""
+    private = folder / "private"
+    private.mkdir(parents=True, exist_ok=True)
+    private.chmod(0o700)
+    temporary = private / f".{_ROWS}"
+    pq.write_table(rows, temporary)
+    temporary.rename(private / _ROWS)
+
+
+def read_rows(folder: Path) -> pa.Table:
+    """Return the kept rows.
+
+    Raises:
+        DataError: They are gone, because the batch is finished or was never planned.
+    """
+    path = folder / "private" / _ROWS
+    if not path.exists():
+        message = f"batch {folder.name}: expected the rows to forget, got none; is it closed?"
+        raise DataError(message)
+    return pq.read_table(path)
+
+
+def drop_rows(folder: Path) -> None:
+    """Delete the kept rows."""
+    shutil.rmtree(folder / "private", ignore_errors=True)
+
+
+def _keys_of(table: pa.Table, column: str, key: bytes, kind: str) -> np.ndarray:
+    values = table[column].to_pylist()
+    distinct = sorted(set(values))
+    keys = dict(zip(distinct, pseudonyms(key, kind, distinct), strict=True))
+    return np.array([keys[value] for value in values], dtype=str)
+
+
+def _select(table: pa.Table, declaration: Declaration, selector: tuple[str, str]) -> np.ndarray:
+    column, value = selector
+    allowed = (*declaration.columns.governance, declaration.columns.label.name)
+    if column not in allowed:
+        message = f"selector: expected one of {', '.join(allowed)}, got '{column}'"
+        raise DataError(message)
+    return np.array([str(cell) == value for cell in table[column].to_pylist()], dtype=bool)
