@@ -1,0 +1,61 @@
+# Two commands matter: `make demo` and `make test`. Everything sets itself up in .venv.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+export MLFLOW_DISABLE_TELEMETRY = true
+export DO_NOT_TRACK = true
+export GX_ANALYTICS_ENABLED = false
+
+.PHONY: help setup lint types imports test-fast test-ml test-dags test demo bench clean lock
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
+
+setup: $(VENV)/.ready ## Make the virtual environment
+
+# torch is named first and exactly in requirements.txt, so that its CPU build is taken.
+$(VENV)/.ready: requirements.txt requirements-dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "expected $(PYTHON) on PATH; install Python 3.11 or set PYTHON=..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing packages (a few minutes the first time) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(BIN)/python -c "import torch; print('torch', torch.__version__, '(CUDA ' + torch.version.cuda + ' build: larger than needed on a CPU)' if torch.version.cuda else '(CPU build)')"
+	@touch $@
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+imports: setup ## import-linter: who may import what
+	$(BIN)/lint-imports --no-cache
+
+test-fast: setup ## no Airflow database, no training
+	$(BIN)/pytest -m "not ml and not airflow and not acceptance"
+
+test-ml: setup ## tests that train models
+	$(BIN)/pytest -m ml
+
+test-dags: setup ## tests that need Airflow's database
+	$(BIN)/pytest -m airflow
+
+test: setup ## everything
+	$(BIN)/pytest
+
+demo: setup ## The whole story on a real Airflow scheduler; KEEP=1 leaves the pages up
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/r2u demo --root build/demo $(if $(KEEP),--keep,)
+
+bench: setup ## make bench NAME=readiness [SIZE=small]
+	@test -n "$(NAME)" || { echo "expected NAME=..., one of: $$(ls benchmarks/*.py | xargs -n1 basename | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
+	$(BIN)/python benchmarks/$(NAME).py --size $(or $(SIZE),full)
+
+lock: setup ## Resolved lock for images
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//; s/ @ .*//' > requirements.lock
+
+clean: ## Remove what demo, tests and benchmarks made
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,440 @@
+"""Tables: Delta Lake on disk, DuckDB for questions. The only importer of either.
+
+Rules enforced here:
+
+* publishing is atomic and idempotent by transaction name; a failed write leaves the old version;
+* no column statistics in the Delta log (they would hold names and e-mails in clear);
+* erasure joins against a table of ids, so no value of a person stands in a predicate or in the log;
+* an erasure is checked: A1 = A0 - B0, B1 = 0, C1 = C0 (all rows, rows to erase, untouched rows);
+* history is purged physically: old files vacuumed, old log entries cleaned, both verified.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from governance.declaration import Declaration, Feature
+from governance.errors import DataError, DigestMismatchError, StoreBusyError
+
+_log = logging.getLogger(__name__)
+
+BUCKET = "bucket"
+_NO_TRACES = {
+    "delta.dataSkippingNumIndexedCols": "0",
+    "delta.logRetentionDuration": "interval 0 seconds",
+    "delta.deletedFileRetentionDuration": "interval 0 seconds",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureCounts:
+    """Rows before, asked for, erased and after; digests of the rows that had to stay."""
+
+    before: int
+    asked: int
+    erased: int
+    after: int
+    untouched_digest_before: str
+    untouched_digest_after: str
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeReport:
+    """What a purge removed, and the files that are left."""
+
+    files_removed: int
+    log_entries_removed: int
+    remaining_files: int
+
+
+def table_exists(path: Path) -> bool:
+    """Return whether a Delta table lies at the path."""
+    return (path / "_delta_log").is_dir() and DeltaTable.is_deltatable(str(path))
+
+
+def table_version(path: Path) -> int:
+    """Return the current version.
+
+    Raises:
+        DataError: There is no table.
+    """
+    return int(_open(path).version())
+
+
+def publish_table(path: Path, table: pa.Table, *, transaction: str) -> int:
+    """Replace the whole table in one commit and return the new version.
+
+    Args:
+        path: Folder of the table.
+        table: New content; partitioned by ``bucket`` if it has that column.
+        transaction: Name of the write; a repeat with the same name changes nothing.
+
+    Raises:
+        DataError: The disk is full or not writable; the former version stays.
+    """
+    return _write(path, table, mode="overwrite", transaction=transaction)
+
+
+def append_table(path: Path, table: pa.Table, *, transaction: str) -> int:
+    """Add rows in one commit and return the new version; otherwise like ``publish_table``."""
+    return _write(path, table, mode="append", transaction=transaction)
+
+
+def read_table(
+    path: Path, *, columns: Sequence[str] | None = None, version: int | None = None
+) -> pa.Table:
+    """Return a table, or some of its columns, at a version.
+
+    Raises:
+        DataError: No such table or version, or its files are damaged or purged.
+    """
+    try:
+        delta = _open(path, version)
+        return delta.to_pyarrow_table(columns=list(columns) if columns is not None else None)
+    except (DeltaError, pa.ArrowException, OSError) as error:
+        message = (
+            f"table {path.name}: expected a readable version "
+            f"{'(latest)' if version is None else version}, got {type(error).__name__}; "
+            "it is damaged, or that version was purged by an erasure"
+        )
+        raise DataError(message) from error
+
+
+def query(
+    sql: str,
+    *,
+    scratch: Path | None = None,
+    memory_limit: str = "4GB",
+    **relations: pa.Table | Path,
+) -> pa.Table:
+    """Run one SQL statement over named Arrow tables and Delta folders.
+
+    Nothing but the named relations can be read: extensions and file access are off. Rows that do
+    not fit into memory go to ``scratch``, which the caller deletes (they are personal data).
+    """
+    settings = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "memory_limit": memory_limit,
+    }
+    if scratch is not None:
+        settings["temp_directory"] = str(scratch)
+    with duckdb.connect(":memory:", config=settings) as connection:
+        for name, relation in relations.items():
+            data = relation if isinstance(relation, pa.Table) else _dataset(relation)
+            connection.register(name, data)
+        connection.execute("SET enable_external_access=false")
+        return connection.execute(sql).to_arrow_table()
+
+
+def erase_records(
+    path: Path, record_ids: pa.Array, *, batch_id: str, record_id_column: str = "record_id"
+) -> ErasureCounts:
+    """Erase the rows with these ids and prove that only they are gone.
+
+    Args:
+        path: Folder of the table.
+        record_ids: Strings; ids that are not in the table count as asked and not erased.
+        batch_id: Names the erasure; a repeat finds nothing left to erase.
+        record_id_column: Column that the ids are compared with.
+
+    Raises:
+        DigestMismatchError: Another row than the asked ones changed.
+        StoreBusyError: Another writer was faster; run the step again.
+    """
+    asked = pa.table({"_erase_id": pc.unique(record_ids.cast(pa.string()))})
+    before = _census(path, asked, record_id_column)
+    erased = 0
+    if before.hit:
+        delta = _open(path)
+        try:
+            metrics = (
+                delta.merge(
+                    asked,
+                    predicate=f"target.{record_id_column} = source._erase_id",
+                    source_alias="source",
+                    target_alias="target",
+                    commit_properties=CommitProperties(
+                        app_transactions=[Transaction(f"erase-{batch_id}", 1)]
+                    ),
+                )
+                .when_matched_delete()
+                .execute()
+            )
+        except CommitFailedError as error:
+            message = f"table {path.name}: another writer was faster; run the step again"
+            raise StoreBusyError(message) from error
+        erased = int(metrics["num_target_rows_deleted"])
+    after = _census(path, asked, record_id_column)
+    counts = ErasureCounts(
+        before=before.rows,
+        asked=asked.num_rows,
+        erased=erased,
+        after=after.rows,
+        untouched_digest_before=before.untouched,
+        untouched_digest_after=after.untouched,
+    )
+    if after.hit or erased != before.hit or after.rows != before.rows - before.hit:
+        message = (
+            f"erasure of {path.name}: expected {before.rows} - {before.hit} rows after it and none "
+            f"of the asked ones, got {after.rows} rows and {after.hit} asked ones"
+        )
+        raise DigestMismatchError(message)
+    if before.untouched != after.untouched:
+        message = f"erasure of {path.name}: rows that had to stay were changed"
+        raise DigestMismatchError(message)
+    return counts
+
+
+def purge_history(path: Path) -> PurgeReport:
+    """Delete every file and log entry that the current version does not need.
+
+    Raises:
+        DigestMismatchError: A file of an older version is still there afterwards.
+    """
+    delta = _open(path)
+    removed = delta.vacuum(
+        retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True
+    )
+    log = path / "_delta_log"
+    n_before = len(list(log.glob("*.json")))
+    delta = _open(path)
+    delta.create_checkpoint()
+    delta.cleanup_metadata()
+    n_after = len(list(log.glob("*.json")))
+    delta = _open(path)
+    wanted = {Path(uri.removeprefix("file://")).resolve() for uri in delta.file_uris()}
+    left = {file.resolve() for file in path.rglob("*.parquet") if log not in file.parents}
+    if left - wanted:
+        message = f"purge of {path.name}: {len(left - wanted)} files of old versions are left"
+        raise DigestMismatchError(message)
+    return PurgeReport(len(removed), n_before - n_after, len(left))
+
+
+def with_buckets(table: pa.Table, subject_column: str, n_buckets: int) -> pa.Table:
+    """Add the partition column: the hash of the subject modulo the number of buckets."""
+    hashed = query(
+        f'SELECT CAST(hash(CAST("{subject_column}" AS VARCHAR)) % {int(n_buckets)} AS INTEGER) AS '
+        f'{BUCKET} FROM rows_in',  # noqa: S608 - column names come from the checked declaration
+        rows_in=table.select([subject_column]),
+    )
+    return table.append_column(BUCKET, hashed[BUCKET])
+
+
+def read_source(declaration: Declaration) -> pa.Table:
+    """Read the user's table, keep the declared columns, and check every promise about them.
+
+    Ids become strings. All problems are in one error; it names columns and counts, never values.
+
+    Raises:
+        DataError: The file is missing or damaged, a column is missing, or its content is not what
+            was declared.
+    """
+    table = _load(declaration)
+    columns = declaration.columns
+    missing = [name for name in columns.all_names if name not in table.column_names]
+    if missing:
+        message = (
+            f"source {declaration.source_path.name}: expected columns {', '.join(missing)}, "
+            f"got {', '.join(table.column_names)}"
+        )
+        raise DataError(message)
+    table = table.select(list(columns.all_names))
+    problems = [] if table.num_rows else ["expected at least one row, got an empty table"]
+    for name in (columns.record_id, columns.subject_id):
+        table = _replace(table, name, table[name].cast(pa.string()))
+    problems += _id_problems(table, declaration)
+    problems += _label_problems(table, declaration)
+    for feature in columns.features:
+        table, found = _check_feature(table, feature)
+        problems += found
+    if problems:
+        listing = "\n".join(f"  - {problem}" for problem in problems)
+        message = f"source {declaration.source_path.name}: {len(problems)} problems\n{listing}"
+        raise DataError(message)
+    return table.combine_chunks()
+
+
+@dataclass(frozen=True, slots=True)
+class _Census:
+    rows: int
+    hit: int
+    untouched: str
+
+
+def _census(path: Path, asked: pa.Table, column: str) -> _Census:
+    """Count rows and give an order-free digest of those that are not asked for."""
+    row = query(
+        f"""
+        SELECT count(*) AS n, count(a._erase_id) AS hit,
+               coalesce(sum(CASE WHEN a._erase_id IS NULL THEN hash(t)::HUGEINT ELSE 0 END), 0)
+               ::VARCHAR AS digest
+        FROM t LEFT JOIN a ON t."{column}" = a._erase_id
+        """,  # noqa: S608 - the column name is ours
+        t=path,
+        a=asked,
+    ).to_pylist()[0]
+    return _Census(row["n"], row["hit"], f"sum-hash:{row['digest']}")
+
+
+def _write(path: Path, table: pa.Table, *, mode: str, transaction: str) -> int:
+    exists = table_exists(path)
+    if exists and _open(path).transaction_version(transaction) is not None:
+        return table_version(path)
+    partition = [BUCKET] if BUCKET in table.column_names else None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_deltalake(
+            str(path),
+            table,
+            mode=mode,  # type: ignore[call-overload, unused-ignore]
+            schema_mode="overwrite" if exists and mode == "overwrite" else None,
+            partition_by=partition,
+            configuration=None if exists else _NO_TRACES,
+            commit_properties=CommitProperties(app_transactions=[Transaction(transaction, 1)]),
+        )
+    except CommitFailedError as error:
+        message = f"table {path.name}: another writer was faster; run the step again"
+        raise StoreBusyError(message) from error
+    except (OSError, DeltaError, pa.ArrowException) as error:
+        message = (
+            f"table {path.name}: expected to publish {table.num_rows} rows, got "
+            f"{type(error).__name__}; is the disk full? The former version is untouched"
+        )
+        raise DataError(message) from error
+    return table_version(path)
+
+
+def _open(path: Path, version: int | None = None) -> DeltaTable:
+    try:
+        return DeltaTable(str(path), version=version)
+    except (TableNotFoundError, DeltaError, OSError) as error:
+        message = f"table {path.name}: expected a Delta table, got {type(error).__name__}"
+        raise DataError(message) from error
+
+
+def _dataset(path: Path) -> object:
+    return _open(path).to_pyarrow_dataset()
+
+
+def _load(declaration: Declaration) -> pa.Table:
+    path = declaration.source_path
+    readers: dict[str, Callable[[Path], pa.Table]] = {
+        "csv": _read_csv(declaration),
+        "parquet": pq.read_table,
+        "delta": read_table,
+    }
+    if not path.exists():
+        message = f"source.path: expected a {declaration.source.format} file, got nothing there"
+        raise DataError(message)
+    try:
+        return readers[declaration.source.format](path)
+    except (pa.ArrowException, OSError, csv.Error) as error:
+        message = (
+            f"source {path.name}: expected a {declaration.source.format} file, "
+            f"got something unreadable ({type(error).__name__})"
+        )
+        raise DataError(message) from error
+
+
+def _read_csv(declaration: Declaration) -> Callable[[Path], pa.Table]:
+    columns = declaration.columns
+    text = [columns.record_id, columns.subject_id]
+    text += [f.name for f in columns.features if f.kind in {"categorical", "text", "image"}]
+    types = dict.fromkeys(text, pa.string())
+    options = pa_csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+    parsing = pa_csv.ParseOptions(newlines_in_values=True)
+    return lambda path: pa_csv.read_csv(path, convert_options=options, parse_options=parsing)
+
+
+def _id_problems(table: pa.Table, declaration: Declaration) -> list[str]:
+    problems = []
+    for name in (declaration.columns.record_id, declaration.columns.subject_id):
+        empty = pc.sum(pc.equal(pc.fill_null(pc.utf8_trim_whitespace(table[name]), ""), ""))
+        if empty.as_py():
+            problems.append(f"{name}: expected a value in every row, got {empty} empty ones")
+    ids = table[declaration.columns.record_id]
+    repeated = len(ids) - pc.count_distinct(ids, mode="all").as_py()
+    if repeated:
+        name = declaration.columns.record_id
+        problems.append(f"{name}: expected unique ids, got {repeated} repeated ones")
+    return problems
+
+
+def _label_problems(table: pa.Table, declaration: Declaration) -> list[str]:
+    label = declaration.columns.label
+    column = table[label.name]
+    if pa.types.is_floating(column.type):
+        missing = pc.sum(pc.is_null(column, nan_is_null=True)).as_py() or 0
+        whole = pc.equal(column, pc.floor(column))
+        if missing or not pc.all(whole).as_py():
+            return [f"{label.name}: expected a class in every row, got {missing} NaN or null"]
+        column = column.cast(pa.int64())
+    known = {str(value) for value in label.classes}
+    counts = pc.value_counts(pc.fill_null(column.cast(pa.string()), "")).to_pylist()
+    unknown = sum(entry["counts"] for entry in counts if entry["values"] not in known)
+    if unknown:
+        return [
+            f"{label.name}: expected one of {len(known)} declared classes in every row, got "
+            f"{unknown} rows with another or no value"
+        ]
+    return []
+
+
+def _check_feature(table: pa.Table, feature: Feature) -> tuple[pa.Table, list[str]]:
+    name, column = feature.name, table[feature.name]
+    if feature.kind == "numeric":
+        try:
+            numbers = column.cast(pa.float64())
+        except pa.ArrowException:
+            return table, [f"{name}: expected numbers, got {column.type}"]
+        bad = len(numbers) - int(np.isfinite(numbers.to_numpy()).sum())
+        return _replace(table, name, numbers), _some(bad, f"{name}: expected finite numbers")
+    if feature.kind == "categorical":
+        known = pa.array(list(feature.categories or ()))
+        text = column.cast(pa.string())
+        bad = len(text) - (pc.sum(pc.is_in(text, value_set=known)).as_py() or 0)
+        return _replace(table, name, text), _some(bad, f"{name}: expected declared categories")
+    if feature.kind == "text":
+        return table, _some(column.null_count, f"{name}: expected text in every row")
+    return _check_image(table, feature)
+
+
+def _check_image(table: pa.Table, feature: Feature) -> tuple[pa.Table, list[str]]:
+    size = math.prod(feature.shape or ())
+    column = table[feature.name].combine_chunks()
+    if pa.types.is_string(column.type):
+        try:
+            column = pc.split_pattern_regex(column, r"[\s;]+").cast(pa.list_(pa.float32()))
+        except pa.ArrowException:
+            return table, [f"{feature.name}: expected numbers separated by spaces"]
+    is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    if not is_list or pa.types.is_large_list(column.type):
+        return table, [f"{feature.name}: expected a list of numbers, got {column.type}"]
+    lengths = pc.fill_null(pc.list_value_length(column), -1)
+    bad = pc.sum(pc.not_equal(lengths, size)).as_py() or 0
+    return _replace(table, feature.name, column), _some(
+        bad, f"{feature.name}: expected {size} numbers in each row"
+    )
+
+
+def _some(count: int, what: str) -> list[str]:
+    return [f"{what}, got {count} rows with something else"] if count else []
+
+
+def _replace(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, column)

@@ -1,0 +1,121 @@
+"""Pseudonyms and tombstones: how an erased record stays erased without anyone knowing whose it was.
+
+A pseudonym is an HMAC-SHA256 under a key that lies in the workspace (mode 600). Queue, manifests and
+tombstones hold pseudonyms only. Ingestion drops every row whose record or subject has a tombstone,
+so the next load of the same source does not bring an erased person back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from governance.errors import PermanentError
+from governance.storage import append_table, read_table, table_exists
+
+_KEY_BYTES = 32
+
+
+def load_or_make_key(folder: Path, name: str = "pseudonym.key") -> bytes:
+    """Return the pseudonym key, made on first use.
+
+    Raises:
+        PermanentError: The file is readable by others, or is not 32 bytes.
+    """
+    path = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read_key(path)
+    with os.fdopen(handle, "wb") as file:
+        file.write(secrets.token_bytes(_KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    return _read_key(path)
+
+
+def pseudonym(key: bytes, kind: str, value: str) -> str:
+    """Return the HMAC-SHA256 of one identifier as hex.
+
+    Args:
+        key: Pseudonym key.
+        kind: ``subject`` or ``record``; the same text under two kinds gives two pseudonyms.
+        value: The identifier.
+    """
+    return hmac.new(key, f"{kind}\x00{value}".encode(), hashlib.sha256).hexdigest()
+
+
+def pseudonyms(key: bytes, kind: str, values: Sequence[str]) -> list[str]:
+    """Return the pseudonym of each identifier, in order."""
+    return [pseudonym(key, kind, value) for value in values]
+
+
+def add_tombstones(
+    path: Path,
+    *,
+    record_keys: Sequence[str],
+    subject_keys: Sequence[str],
+    batch_id: str,
+    erased_at: datetime,
+) -> None:
+    """Record that these records and subjects are erased; a repeat for the batch adds nothing."""
+    keys = [*record_keys, *subject_keys]
+    kinds = ["record"] * len(record_keys) + ["subject"] * len(subject_keys)
+    table = pa.table(
+        {
+            "kind": pa.array(kinds, pa.string()),
+            "key": pa.array(keys, pa.string()),
+            "batch_id": pa.array([batch_id] * len(keys), pa.string()),
+            "erased_at": pa.array([erased_at] * len(keys), pa.timestamp("us", tz="UTC")),
+        }
+    )
+    append_table(path, table, transaction=f"tombstones-{batch_id}")
+
+
+def read_tombstones(path: Path) -> dict[str, set[str]]:
+    """Return the pseudonyms of erased records and subjects; empty sets before the first erasure."""
+    found: dict[str, set[str]] = {"record": set(), "subject": set()}
+    if table_exists(path):
+        for row in read_table(path, columns=["kind", "key"]).to_pylist():
+            found[row["kind"]].add(row["key"])
+    return found
+
+
+def suppress(
+    table: pa.Table,
+    *,
+    tombstones: dict[str, set[str]],
+    key: bytes,
+    record_id_column: str,
+    subject_id_column: str,
+) -> tuple[pa.Table, int]:
+    """Drop the rows of erased records and subjects; return the rest and the number dropped."""
+    keep = np.ones(table.num_rows, dtype=bool)
+    for kind, column in (("record", record_id_column), ("subject", subject_id_column)):
+        if tombstones[kind]:
+            values = table[column].to_pylist()
+            keep &= [pseudonym(key, kind, value) not in tombstones[kind] for value in values]
+    return table.filter(pa.array(keep)), int((~keep).sum())
+
+
+def _read_key(path: Path) -> bytes:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        message = f"key {path.name}: expected mode 600, got {mode:o}; run chmod 600 on it"
+        raise PermanentError(message)
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        message = f"key {path.name}: expected {_KEY_BYTES} bytes, got {len(key)}"
+        raise PermanentError(message)
+    return key
