@@ -138,7 +138,7 @@ def query(
             data = relation if isinstance(relation, pa.Table) else _dataset(relation)
             connection.register(name, data)
         connection.execute("SET enable_external_access=false")
-        return connection.execute(sql).to_arrow_table()
+        return connection.sql(sql).to_arrow_table()
 
 
 def erase_records(
