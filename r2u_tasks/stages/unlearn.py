@@ -461,6 +461,7 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
             requests,
             signing_key=load_or_make_signing_key(workspace.keys),
             ledger=context.ledger,
+            ledger_path=workspace.ledger,
         )
     for request in requests:
         context.queue.close(
