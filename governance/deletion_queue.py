@@ -216,6 +216,7 @@ class RequestRow:
     subject_key: str | None
     record_keys: tuple[str, ...]
     selector: dict[str, str] | None
+    target_key: str
     regime: str
     received_at: datetime
     clock_start: datetime
@@ -232,7 +233,7 @@ class RequestRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON without the pseudonyms."""
-        hidden = {"subject_key", "record_keys"}
+        hidden = {"subject_key", "record_keys", "target_key"}
         row = {name: value for name, value in asdict(self).items() if name not in hidden}
         for name in ("received_at", "clock_start", "due_at", "closed_at"):
             row[name] = row[name].isoformat() if row[name] else None
@@ -721,6 +722,7 @@ def _request_row(row: Any) -> RequestRow:
         subject_key=row.subject_key,
         record_keys=tuple(json.loads(row.record_keys)),
         selector=json.loads(row.selector) if row.selector else None,
+        target_key=row.target_key,
         regime=row.regime,
         received_at=_instant(row.received_at),
         clock_start=_instant(row.clock_start),
