@@ -1,0 +1,98 @@
+"""Plots of a report as inline SVG: no file, no script, no outside resource."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_COLORS = {"original": "#c2410c", "unlearned": "#1d4ed8", "retrained": "#15803d"}
+_NAMES = {
+    "original": "original (must fail)",
+    "unlearned": "candidate",
+    "retrained": "retrained without the records",
+}
+
+
+def plot_roc(roc: dict[str, Sequence[float]]) -> str:
+    """Return the ROC of 'was trained on it' on log axes."""
+    figure, axes = _figure()
+    fpr = roc["fpr"]
+    for name in ("original", "unlearned"):
+        rates = [max(rate, fpr[0]) for rate in roc[f"tpr_{name}"]]
+        axes.plot(fpr, rates, color=_COLORS[name], label=_NAMES[name], linewidth=2)
+    axes.plot(fpr, fpr, color="#737373", linestyle="--", label="guessing")
+    axes.set(xscale="log", yscale="log", xlabel="false positive rate", ylabel="true positive rate")
+    return _svg(figure, axes)
+
+
+def plot_margins(margins: dict[str, Sequence[float]]) -> str:
+    """Return histograms of the margins of the erased records."""
+    figure, axes = _figure()
+    for name, values in margins.items():
+        axes.hist(
+            values,
+            bins=25,
+            density=True,
+            histtype="step",
+            color=_COLORS[name],
+            label=_NAMES[name],
+            linewidth=2,
+        )
+    axes.set(xlabel="margin of the erased records (nats)", ylabel="density")
+    return _svg(figure, axes)
+
+
+def plot_relearning(curves: dict[str, Sequence[float]], xlabel: str) -> str:
+    """Return the accuracy on erased records while a model is trained further."""
+    figure, axes = _figure()
+    for name, values in curves.items():
+        axes.plot(values, color=_COLORS[name], label=_NAMES[name], linewidth=2)
+    axes.set(xlabel=xlabel, ylabel="accuracy on erased records", ylim=(-0.02, 1.02))
+    return _svg(figure, axes)
+
+
+def plot_steps(steps: Sequence[dict[str, float]]) -> str:
+    """Return accuracies over the unlearning steps."""
+    figure, axes = _figure()
+    numbers = [step["step"] for step in steps]
+    forget = [step["forget_accuracy"] for step in steps]
+    retain = [step["retain_accuracy"] for step in steps]
+    axes.plot(numbers, forget, color="#c2410c", marker="o", label="erased records")
+    axes.plot(numbers, retain, color="#15803d", marker="s", label="retained records")
+    axes.set(xlabel="unlearning step", ylabel="accuracy", ylim=(-0.02, 1.02))
+    return _svg(figure, axes)
+
+
+def plot_costs(ready_s: float, ordinary_s: float, saved_s: float) -> str:
+    """Return cumulative seconds over deletion batches, ready against ordinary training."""
+    figure, axes = _figure()
+    batches = list(range(13))
+    retrain = [ordinary_s * (1 + n) for n in batches]
+    ready = [ready_s + (ordinary_s - saved_s) * n for n in batches]
+    axes.plot(batches, retrain, color="#c2410c", label="ordinary, retrain for every batch")
+    axes.plot(batches, ready, color="#1d4ed8", label="ready, unlearn every batch")
+    axes.set(xlabel="deletion batches", ylabel="seconds in total")
+    return _svg(figure, axes)
+
+
+def _figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(visible=True, alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure, axes: Axes) -> str:
+    axes.legend(fontsize=8, frameon=False)
+    buffer = io.StringIO()
+    settings: dict[str, Any] = {"svg.hashsalt": "r2u", "svg.fonttype": "none", "font.size": 9}
+    with mpl.rc_context(settings):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
