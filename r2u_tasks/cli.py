@@ -73,8 +73,12 @@ def _main(
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(
-        level=level, format="%(message)s", handlers=[RichHandler(console=_err, show_path=False)]
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=_err, show_path=False)],
     )
+    for package in ("governance", "r2u_tasks"):
+        logging.getLogger(package).setLevel(level)
 
 
 @app.command(epilog="Example: `r2u check -d people.yaml`")
@@ -304,7 +308,8 @@ def stage(
     result: Annotated[Path, typer.Option(help="Where to write the result.")],
 ) -> None:
     """Run one stage function as a child process: JSON in, JSON out."""
-    logging.getLogger().setLevel(logging.INFO)
+    for package in ("governance", "r2u_tasks"):
+        logging.getLogger(package).setLevel(logging.INFO)
     target = getattr(importlib.import_module(f"r2u_tasks.stages.{module}"), function)
     try:
         write_json(result, target(**read_json(arguments)))

@@ -7,7 +7,7 @@ learned the revocable data forgets fast too; this report is what tells the two a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -21,7 +21,7 @@ from r2u_tasks.model import build_model
 from r2u_tasks.records import Splits
 from r2u_tasks.seeding import derive_seed
 from r2u_tasks.training import train_segments
-from r2u_tasks.unlearning.contract import run_unlearning
+from r2u_tasks.unlearning.contract import reference_level, run_unlearning
 from r2u_tasks.unlearning.registry import find_method
 
 _SIMULATED_SHARE = 0.1
@@ -78,6 +78,7 @@ class ReadinessReport:
 def compare_readiness(
     declaration: Declaration,
     ready_model: nn.Module,
+    before_revocable: nn.Module,
     splits: Splits,
     *,
     ready_seconds: float,
@@ -88,6 +89,8 @@ def compare_readiness(
     Args:
         declaration: Recipe; ``readiness.max_accuracy_drop`` is the tolerance.
         ready_model: The model under test.
+        before_revocable: The end of phase A, which both arms share: it saw no revocable record
+            and sets the stopping level of the simulated request.
         splits: Its data.
         ready_seconds: Its training time.
         unlearning: Settings of the simulated request (a tenth of the revocable records).
@@ -101,7 +104,7 @@ def compare_readiness(
         readiness=readiness.ordinary(),
     )
     arms = [
-        _measure(model, splits, seconds, unlearning)
+        _measure(model, before_revocable, splits, seconds, unlearning)
         for model, seconds in ((ready_model, ready_seconds), (ordinary, cost.seconds))
     ]
     tolerance = declaration.readiness.max_accuracy_drop
@@ -131,10 +134,16 @@ def _find(ready: Arm, ordinary: Arm, tolerance: float, *, active: bool) -> list[
     return findings
 
 
-def _measure(model: nn.Module, splits: Splits, seconds: float, config: UnlearningConfig) -> Arm:
+def _measure(
+    model: nn.Module,
+    reference: nn.Module,
+    splits: Splits,
+    seconds: float,
+    config: UnlearningConfig,
+) -> Arm:
     records = splits.training.records
     stable = splits.training.segment == 0
-    steps, after = _simulate_request(model, splits, config)
+    steps, after = _simulate_request(model, reference, splits, config)
     return Arm(
         stable_accuracy=_known(accuracy(model, records.select(stable))),
         revocable_accuracy=_known(accuracy(model, records.select(~stable))),
@@ -145,12 +154,14 @@ def _measure(model: nn.Module, splits: Splits, seconds: float, config: Unlearnin
 
 
 def _simulate_request(
-    model: nn.Module, splits: Splits, config: UnlearningConfig
+    model: nn.Module, reference: nn.Module, splits: Splits, config: UnlearningConfig
 ) -> tuple[int | None, float | None]:
     forget, retain = _pretend_request(splits, config.seed)
     if len(forget) == 0:
         return None, None
     method = find_method(config.method)
+    level = reference_level(model, reference, retain, forget, splits.validation)
+    config = replace(config, target_margins=level.margins)
     try:
         result = run_unlearning(method, model, retain, forget, splits.validation, config=config)
     except UnlearningError:

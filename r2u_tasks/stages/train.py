@@ -26,7 +26,7 @@ from governance.manifest import (
 from governance.storage import read_table, table_exists
 from governance.suppression import pseudonyms
 from governance.workspace import safe_key
-from r2u_tasks.checkpoint import save_weights
+from r2u_tasks.checkpoint import load_weights, save_weights
 from r2u_tasks.config import readiness_config, training_config, unlearning_config
 from r2u_tasks.metrics import accuracy
 from r2u_tasks.model import build_model, example_input
@@ -88,7 +88,8 @@ def _train(context: StageContext, run_id: str, progress: ProgressCallback | None
     )
     weights = save_weights(model, folder / "weights.safetensors")
     manifest = commit_training(context, model_key, table, splits.training)
-    guard = _compare(context, model, splits, seconds=cost.seconds)
+    phase_a = load_weights(build_model(declaration, 0), folder / "checkpoints" / "1.safetensors")
+    guard = _compare(context, model, phase_a, splits, seconds=cost.seconds)
     record = ModelRecord(
         model_key=model_key,
         kind="ready",
@@ -257,12 +258,18 @@ def promote_alias(context: StageContext, record: ModelRecord, *, batch_id: str |
 
 
 def _compare(
-    context: StageContext, model: nn.Module, splits: Splits, *, seconds: float
+    context: StageContext,
+    model: nn.Module,
+    before_revocable: nn.Module,
+    splits: Splits,
+    *,
+    seconds: float,
 ) -> ReadinessReport:
     declaration = context.declaration
     return compare_readiness(
         declaration,
         model,
+        before_revocable,
         splits,
         ready_seconds=seconds,
         unlearning=unlearning_config(declaration.unlearning, seed=declaration.training.seed),

@@ -442,6 +442,9 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
         _move(context, request_id, "propagated", token)
     write_json(folder / "result-model.json", promotion)
     rows = {row.request_id: row for row in _leased(context, batch_id)}
+    answered = _once(
+        context, batch_id, "answers", lambda: {"at": _now().isoformat(timespec="seconds")}
+    )
     requests = [
         {
             "request_id": request_id,
@@ -450,7 +453,7 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
             "lane": promotion["lane"],
             "received_at": rows[request_id].received_at.isoformat(),
             "due_at": rows[request_id].due_at.isoformat(),
-            "answered_at": _now().isoformat(timespec="seconds"),
+            "answered_at": answered["at"],
         }
         for request_id in plan["requests"]
     ]
