@@ -355,20 +355,25 @@ class DeletionQueue:
         """Lease the requests that are due first.
 
         The same run gets the same batch with a new token, so a retry goes on where it stopped and
-        the old holder cannot write any more.
+        the old holder cannot write any more. A batch that a crash left after the erasure is taken
+        over before anything new is begun.
         """
-        batch_id = "b" + hashlib.sha256(run_key.encode()).hexdigest()[:12]
         expires = _text(now + timedelta(seconds=lease_s))
         with self._write() as connection:
             self._give_back_expired(connection, now)
             known = connection.execute(
-                sa.select(_leases.c.token).where(_leases.c.batch_id == batch_id)
-            ).first()
+                sa.select(_leases).where(_leases.c.run_key == run_key)
+            ).first() or self._unfinished(connection)
+            batch_id = _batch_id(run_key) if known is None else str(known.batch_id)
             token = 1 if known is None else known.token + 1
-            values = {"token": token, "expires_at": expires, "returned": False}
+            values = {
+                "run_key": run_key,
+                "token": token,
+                "expires_at": expires,
+                "returned": False,
+            }
             if known is None:
-                insert = sa.insert(_leases).values(batch_id=batch_id, run_key=run_key, **values)
-                connection.execute(insert)
+                connection.execute(sa.insert(_leases).values(batch_id=batch_id, **values))
             else:
                 where = _leases.c.batch_id == batch_id
                 connection.execute(sa.update(_leases).where(where).values(**values))
@@ -593,6 +598,15 @@ class DeletionQueue:
             sa.update(_leases).where(_leases.c.batch_id == batch_id).values(returned=True)
         )
 
+    def _unfinished(self, connection: sa.Connection) -> Any:
+        """Return a lease that nobody holds and whose rows are already erased, if there is one."""
+        return connection.execute(
+            sa.select(_leases)
+            .join(_requests, _requests.c.batch_id == _leases.c.batch_id)
+            .where(_leases.c.returned.is_(True), _requests.c.state.in_(_AFTER_ERASURE))
+            .limit(1)
+        ).first()
+
     def _batch_rows(self, connection: sa.Connection, batch_id: str) -> Sequence[Any]:
         statement = sa.select(_requests).where(
             _requests.c.batch_id == batch_id, _requests.c.state.in_(IN_BATCH)
@@ -732,6 +746,10 @@ def _request_row(row: Any) -> RequestRow:
         duplicate_of=row.duplicate_of,
         batch_id=row.batch_id,
     )
+
+
+def _batch_id(run_key: str) -> str:
+    return "b" + hashlib.sha256(run_key.encode()).hexdigest()[:12]
 
 
 def _text(moment: datetime) -> str:

@@ -174,7 +174,7 @@ def request_list(
         return
     table = Table("request", "state", "due", "days used", "outcome", "claim", "primary")
     for row in rows:
-        table.add_row(*(str(row[name] or "") for name in _REQUEST_COLUMNS))
+        table.add_row(*("" if row[n] is None else str(row[n]) for n in _REQUEST_COLUMNS))
     _out.print(table)
 
 

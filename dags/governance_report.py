@@ -1,0 +1,37 @@
+"""### Governance report
+
+**Purpose.** One page and one JSON file for auditors and data-protection officers: every request with
+its deadline and outcome, every model with its origin, the evidence of every batch, the ledger's
+state, and what remains.
+
+**In:** queue, ledger, models, evidence. **Out:** `reports/latest/report.html` in the workspace.
+
+**If it fails:** nothing is changed; it only reads.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import AssetOrTimeSchedule, dag, task
+from airflow.timetables.trigger import CronTriggerTimetable
+from wiring import DAG_DEFAULTS, READY_MODEL, UNLEARNED_MODEL, workspace
+
+MONTHLY = AssetOrTimeSchedule(
+    timetable=CronTriggerTimetable("0 6 1 * *", timezone="UTC"),
+    assets=(READY_MODEL | UNLEARNED_MODEL),
+)
+
+
+@dag(schedule=MONTHLY, doc_md=__doc__, **DAG_DEFAULTS)
+def governance_report():
+    """Write the report."""
+
+    @task
+    def write_report(run_id: str) -> dict:
+        from r2u_tasks.stages.report import governance_report as stage
+
+        return stage(run_id=run_id, **workspace())
+
+    write_report()
+
+
+governance_report()
