@@ -1,8 +1,8 @@
 """### Classify data into high and low risk
 
-**Purpose.** Reads the source table, drops rows of persons who were erased before, checks the rest, and
-gives every record a risk level with its reasons by the policy of the data owners. Unknown counts as
-high. What is likely to be erased is trained last, so that forgetting it is cheap.
+**Purpose.** Reads the source table, drops rows of persons who were erased before, checks the rest,
+and gives every record a risk level with its reasons by the policy of the data owners. Unknown
+counts as high. What is likely to be erased is trained last, so that forgetting it is cheap.
 
 **In:** the declared source table and the risk policy. **Out:** the classified table; it wakes
 `train_ready_model`.
@@ -23,7 +23,7 @@ WEEKLY = AssetOrTimeSchedule(
 
 
 @dag(schedule=WEEKLY, doc_md=__doc__, **DAG_DEFAULTS)
-def classify_data():
+def classify_data() -> None:
     """Ingest, gate, classify, gate, publish."""
 
     @task(outlets=[CLASSIFIED_DATA])

@@ -1,8 +1,8 @@
 """### Governance report
 
-**Purpose.** One page and one JSON file for auditors and data-protection officers: every request with
-its deadline and outcome, every model with its origin, the evidence of every batch, the ledger's
-state, and what remains.
+**Purpose.** One page and one JSON file for auditors and data-protection officers: every request
+with its deadline and outcome, every model with its origin, the evidence of every batch, the
+ledger's state, and what remains.
 
 **In:** queue, ledger, models, evidence. **Out:** `reports/latest/report.html` in the workspace.
 
@@ -22,7 +22,7 @@ MONTHLY = AssetOrTimeSchedule(
 
 
 @dag(schedule=MONTHLY, doc_md=__doc__, **DAG_DEFAULTS)
-def governance_report():
+def governance_report() -> None:
     """Write the report."""
 
     @task

@@ -1,8 +1,8 @@
 """### Take in deletion requests
 
 **Purpose.** Reads the request files that were put into the inbox and stores every valid row in the
-deletion queue, with its legal deadline. Rows that cannot be understood go to the rejects folder with
-the reason, so that nothing is lost in silence.
+deletion queue, with its legal deadline. Rows that cannot be understood go to the rejects folder
+with the reason, so that nothing is lost in silence.
 
 **In:** CSV or JSON Lines files in the inbox. **Out:** the deletion queue; it wakes `unlearn_batch`.
 
@@ -16,7 +16,7 @@ from wiring import DAG_DEFAULTS, DELETION_QUEUE, workspace
 
 
 @dag(schedule="*/15 * * * *", doc_md=__doc__, **DAG_DEFAULTS)
-def intake_requests():
+def intake_requests() -> None:
     """Read the inbox into the queue."""
 
     @task(outlets=[DELETION_QUEUE])

@@ -1,7 +1,7 @@
 """### Sentinel
 
-**Purpose.** Looks every hour for what would otherwise be seen too late: deadlines at 50, 80 and 100 %,
-batches whose run died, a ledger that was changed, a serving model that knows an erased person.
+**Purpose.** Looks every hour for what would otherwise be seen too late: deadlines at 50, 80 and 100
+%, batches whose run died, a ledger that was changed, a serving model that knows an erased person.
 
 **In:** queue, ledger, models. **Out:** a list of warnings, each with what to do.
 
@@ -15,7 +15,7 @@ from wiring import DAG_DEFAULTS, workspace
 
 
 @dag(schedule="@hourly", doc_md=__doc__, **DAG_DEFAULTS)
-def sentinel():
+def sentinel() -> None:
     """Check everything that may not be forgotten."""
 
     @task

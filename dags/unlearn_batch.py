@@ -1,9 +1,9 @@
 """### Forget a batch of requests
 
-**Purpose.** Takes the requests that are due first, erases their rows, makes the model forget them, and
-tests that it did, against models that never saw the records. If the fast way is not good enough, the
-exact way (training again from a state that never saw the records) follows by itself. Each request
-closes with a signed certificate.
+**Purpose.** Takes the requests that are due first, erases their rows, makes the model forget them,
+and tests that it did, against models that never saw the records. If the fast way is not good
+enough, the exact way (training again from a state that never saw the records) follows by itself.
+Each request closes with a signed certificate.
 
 **In:** the deletion queue. **Out:** the new serving model, evidence, certificates.
 
@@ -12,6 +12,8 @@ model. The model that knew the records is never certified. Nothing is erased twi
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from airflow.sdk import AssetOrTimeSchedule, TriggerRule, dag, task
 from airflow.timetables.trigger import CronTriggerTimetable
@@ -23,7 +25,7 @@ NIGHTLY = AssetOrTimeSchedule(
 
 
 @dag(schedule=NIGHTLY, doc_md=__doc__, **DAG_DEFAULTS)
-def unlearn_batch():
+def unlearn_batch() -> None:
     """Lease, plan, erase, unlearn, replay if asked, promote, close."""
 
     @task
@@ -85,7 +87,7 @@ def unlearn_batch():
         promote_model(lease),
         close_batch(lease),
     ]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         before >> after
     steps[1:] >> give_back(lease)
 

@@ -1,8 +1,8 @@
 """What the DAGs share: assets, defaults, and where the workspace is.
 
 Assets only wake a consumer; the queue and the tables hold the truth. The workspace comes from the
-connection ``r2u_workspace`` (extra: ``root_uri`` and ``dataset``), read inside a task, never at parse
-time.
+connection ``r2u_workspace`` (extra: ``root_uri`` and ``dataset``), read inside a task, never at
+parse time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DAG_DEFAULTS = {
 
 
 def workspace() -> dict[str, str]:
-    """Return ``root_uri`` and ``dataset`` of the connection ``r2u_workspace``; call it in a task."""
+    """Return ``root_uri`` and ``dataset`` of the connection; call it inside a task."""
     extra = Connection.get("r2u_workspace").extra_dejson
     return {"root_uri": extra["root_uri"], "dataset": extra["dataset"]}
 

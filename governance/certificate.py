@@ -142,9 +142,7 @@ def _require_certifiable(request: dict[str, Any], evidence: dict[str, Any]) -> N
 
 def _bundle(batch_dir: Path, requests: list[dict[str, Any]], salts: list[str]) -> dict[str, Any]:
     files = {
-        name: digest_file(batch_dir / name)
-        for name in BUNDLE_FILES
-        if (batch_dir / name).exists()
+        name: digest_file(batch_dir / name) for name in BUNDLE_FILES if (batch_dir / name).exists()
     }
     pairs = zip(requests, salts, strict=True)
     leaves = [request_leaf(salt, request).hex() for request, salt in pairs]

@@ -229,7 +229,9 @@ def _rare(table: pa.Table, when: When, declaration: Declaration) -> np.ndarray:
 def _is_missing(column: pa.ChunkedArray) -> np.ndarray:
     missing = pc.is_null(column, nan_is_null=True)
     if pa.types.is_string(column.type):
-        missing = pc.or_(missing, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), False))  # noqa: FBT003
+        missing = pc.or_(
+            missing, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), False)
+        )
     return np.array(missing.to_numpy(), dtype=bool)
 
 
@@ -284,7 +286,7 @@ def _numeric(column: pa.ChunkedArray, when: When) -> pa.ChunkedArray:
 
 
 def _bool(mask: pa.ChunkedArray) -> np.ndarray:
-    return np.array(pc.fill_null(mask, False).to_numpy(), dtype=bool)  # noqa: FBT003
+    return np.array(pc.fill_null(mask, False).to_numpy(), dtype=bool)
 
 
 def _unit_hash(text: str) -> float:

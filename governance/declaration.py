@@ -105,7 +105,7 @@ class Split(_Part):
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Split:
-        if self.holdout_fraction + self.validation_fraction > 0.8:  # noqa: PLR2004 - see message
+        if self.holdout_fraction + self.validation_fraction > 0.8:
             message = "holdout_fraction + validation_fraction: expected at most 0.8"
             raise ValueError(message)
         return self

@@ -349,9 +349,7 @@ class DeletionQueue:
             values = {"outcome": Outcome.CANCELLED, "closed_at": _text(now)}
             self._change(connection, row, State.CLOSED, now, reason, values)
 
-    def lease_batch(
-        self, run_key: str, *, lease_s: int, max_items: int, now: datetime
-    ) -> Lease:
+    def lease_batch(self, run_key: str, *, lease_s: int, max_items: int, now: datetime) -> Lease:
         """Lease the requests that are due first.
 
         The same run gets the same batch with a new token, so a retry goes on where it stopped and
@@ -547,9 +545,7 @@ class DeletionQueue:
         self._event(connection, request_id, None, state, received, "received")
         return request_id
 
-    def _primary(
-        self, connection: sa.Connection, target_key: str, request_id: str
-    ) -> str | None:
+    def _primary(self, connection: sa.Connection, target_key: str, request_id: str) -> str | None:
         """Return the verified open request for the same target, if there is one."""
         row = connection.execute(
             sa.select(_requests.c.request_id).where(
@@ -613,12 +609,8 @@ class DeletionQueue:
         )
         return connection.execute(statement).all()
 
-    def _require_lease(
-        self, connection: sa.Connection, batch_id: str | None, token: int
-    ) -> None:
-        lease = connection.execute(
-            sa.select(_leases).where(_leases.c.batch_id == batch_id)
-        ).first()
+    def _require_lease(self, connection: sa.Connection, batch_id: str | None, token: int) -> None:
+        lease = connection.execute(sa.select(_leases).where(_leases.c.batch_id == batch_id)).first()
         if lease is None or lease.token != token or lease.returned:
             message = (
                 f"lease of batch {batch_id}: expected the current token, got an old one or a "
@@ -681,7 +673,9 @@ def open_queue(url: str) -> DeletionQueue:
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(url, connect_args={"timeout": 30})
         sa.event.listen(engine, "connect", _durable_sqlite)
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        sa.event.listen(
+            engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+        )
         return DeletionQueue(engine)
     return DeletionQueue(sa.create_engine(url, pool_pre_ping=True))
 

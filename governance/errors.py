@@ -3,7 +3,7 @@
     R2UError
     ├── PermanentError               retrying cannot help: the task fails at once, exit code 2
     │   ├── DeclarationError         a dataset declaration is wrong (all problems at once)
-    │   ├── PolicyError              a risk policy or an override file is wrong (all problems at once)
+    │   ├── PolicyError              a risk policy is wrong (all problems at once)
     │   ├── DataError                a table or file does not hold what was declared
     │   ├── ValidationFailedError    a validation gate failed
     │   ├── RequestError             a deletion request or its transition is not allowed

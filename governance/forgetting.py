@@ -11,11 +11,11 @@ under pools of models, and accuracies.
 
 Three views of a model's margins, each calibrated by leaving reference models out one at a time:
 
-* shift       mean over records of z = (phi - mean_R) / sd_R; two-sided, so that hidden, over-forgotten
-              records fail like visible ones;
+* shift       mean over records of z = (phi - mean_R) / sd_R; two-sided, so that hidden,
+              over-forgotten records fail like visible ones;
 * spread      log of the mean of z^2: some records still visible, others pushed too far;
-* likelihood  mean of log N(phi; O) - log N(phi; R), one-sided: still like a model that was trained on
-              the records (offline likelihood ratio over the batch).
+* likelihood  mean of log N(phi; O) - log N(phi; R), one-sided: still like a model that was trained
+              on the records (offline likelihood ratio over the batch).
 
 plus one-sided accuracy on retained and on test records. A single model is judged by the predictive
 t distribution of the reference pool, the pool U by a Mann-Whitney test against R'. All p-values of
@@ -58,9 +58,7 @@ class PoolMargins:
     def model(self, index: int) -> PoolMargins:
         """Return the pool of one model."""
         part = slice(index, index + 1)
-        return PoolMargins(
-            self.margins[part], self.retain_accuracy[part], self.test_accuracy[part]
-        )
+        return PoolMargins(self.margins[part], self.retain_accuracy[part], self.test_accuracy[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,7 @@ class Reference:
 
     def z_scores(self, margins: np.ndarray) -> np.ndarray:
         """Return (phi - mean_R) / sd_R of each record."""
-        return (margins - self._mean_r) / self._sd_r
+        return np.asarray((margins - self._mean_r) / self._sd_r)
 
     def model_p_values(self, model: PoolMargins) -> dict[str, float]:
         """Return the p-value of each single-model condition for a pool of one model."""
@@ -165,9 +163,7 @@ class Reference:
         for index in range(len(self._reference)):
             rest = np.delete(self._reference.margins, index, axis=0)
             mean, sd = _fit(rest)
-            row = _statistics(
-                self._reference.margins[index], mean, sd, self._mean_o, self._sd_o
-            )
+            row = _statistics(self._reference.margins[index], mean, sd, self._mean_o, self._sd_o)
             for name, value in row.items():
                 values[name].append(value)
         return values
@@ -274,9 +270,9 @@ def record_statuses(reference: Reference, model: PoolMargins, n_models: int) -> 
     scaled = z / np.sqrt(1 + 1 / n_models)
     p_values = 2 * stats.t.sf(np.abs(scaled), df=n_models - 1)
     smallest = 2 * stats.t.sf(50.0, df=n_models - 1)
-    if smallest * len(z) > 0.05:  # noqa: PLR2004 - the usual level
+    if smallest * len(z) > 0.05:
         return {"underpowered": len(z)}
-    rejected = np.array(holm(list(p_values))) <= 0.05  # noqa: PLR2004
+    rejected = np.array(holm(list(p_values))) <= 0.05
     return {
         "indistinguishable": int((~rejected).sum()),
         "still_visible": int((rejected & (z > 0)).sum()),
@@ -308,7 +304,7 @@ def pool_auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Return the t interval of a mean; both ends are the value itself for one model."""
-    if len(values) < 2:  # noqa: PLR2004 - no spread from one value
+    if len(values) < 2:
         return float(values[0]), float(values[0])
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     return float(values.mean() - half), float(values.mean() + half)
@@ -398,7 +394,7 @@ def _predictive_p(value: float, null: np.ndarray, *, side: str, floor: float = 1
 
 
 def _require_finite(name: str, pool: PoolMargins) -> None:
-    if pool.margins.ndim != 2 or pool.margins.shape[1] == 0:  # noqa: PLR2004 - models x records
+    if pool.margins.ndim != 2 or pool.margins.shape[1] == 0:
         message = f"{name} pool: expected margins of at least one record, got {pool.margins.shape}"
         raise DataError(message)
     arrays = (pool.margins, pool.retain_accuracy, pool.test_accuracy)

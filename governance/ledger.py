@@ -1,7 +1,7 @@
 """The ledger: append-only, hash-chained, signed; written before anything is destroyed.
 
-One canonical JSON object a line: ``seq, at, kind, body, previous, digest, signature``. The digest is
-over all fields before it, the Ed25519 signature over the digest. Bodies hold ids, counts and
+One canonical JSON object a line: ``seq, at, kind, body, previous, digest, signature``. The digest
+is over all fields before it, the Ed25519 signature over the digest. Bodies hold ids, counts and
 digests, never personal data, so the ledger may be kept as long as the longest retention period.
 
 Crash safety: a line counts when its newline is on disk. An unterminated last line is what a crash

@@ -1,8 +1,8 @@
 """Training manifests: a salted commitment to exactly the records that a model saw.
 
 leaf = SHA-256(0x00 || salt || canonical(row)), one random salt per record; the Merkle tree is the
-one of RFC 6962 (node = SHA-256(0x01 || left || right)). Salts lie in a table that is erased with the
-record: afterwards the root stays valid history and identifies no one.
+one of RFC 6962 (node = SHA-256(0x01 || left || right)). Salts lie in a table that is erased with
+the record: afterwards the root stays valid history and identifies no one.
 
 ``members.parquet`` beside the manifest says, by pseudonym, which segment first saw each record; the
 planner and the tainted-alias check read it.
@@ -97,9 +97,7 @@ def commit_records(table: pa.Table, salts: pa.Table, *, record_id_column: str) -
     Raises:
         DataError: A record has no salt.
     """
-    salt_of = dict(
-        zip(salts["record_id"].to_pylist(), salts["salt"].to_pylist(), strict=True)
-    )
+    salt_of = dict(zip(salts["record_id"].to_pylist(), salts["salt"].to_pylist(), strict=True))
     rows = sorted(table.to_pylist(), key=lambda row: str(row[record_id_column]))
     missing = sum(str(row[record_id_column]) not in salt_of for row in rows)
     if missing:
@@ -136,7 +134,7 @@ def merkle_root(leaves: Sequence[bytes]) -> str:
 
 
 def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[tuple[str, str]]:
-    """Return the siblings from a leaf to the root as ``(side, hex)``, side ``left`` or ``right``."""
+    """Return the siblings from a leaf to the root as ``('left' | 'right', hex)``."""
     proof = []
     level, position = list(leaves), index
     while len(level) > 1:

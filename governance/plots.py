@@ -92,7 +92,7 @@ def _svg(figure: Figure, axes: Axes) -> str:
     axes.legend(fontsize=8, frameon=False)
     buffer = io.StringIO()
     settings: dict[str, Any] = {"svg.hashsalt": "r2u", "svg.fonttype": "none", "font.size": 9}
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings):  # type: ignore[arg-type]
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -53,9 +53,7 @@ def render_evidence(evidence: dict[str, Any]) -> str:
 
 def render_governance(report: dict[str, Any]) -> str:
     """Return the page of one governance report."""
-    return (
-        _environment().get_template("report.html.j2").render(r=report, glossary=GLOSSARY)
-    )
+    return _environment().get_template("report.html.j2").render(r=report, glossary=GLOSSARY)
 
 
 def _plots(evidence: dict[str, Any]) -> list[tuple[str, str]]:

@@ -31,7 +31,7 @@ def detect(column: pa.ChunkedArray, pattern: str) -> np.ndarray:
         pattern: ``email``, ``phone``, ``iban``, ``card`` or ``ip``.
     """
     text = column.cast(pa.string())
-    found = pc.fill_null(pc.match_substring_regex(text, _PATTERNS[pattern]), False)  # noqa: FBT003
+    found = pc.fill_null(pc.match_substring_regex(text, _PATTERNS[pattern]), False)
     hits = np.array(found.to_numpy(zero_copy_only=False), dtype=bool)
     check = _CHECKS.get(pattern)
     if check is not None:

@@ -228,9 +228,8 @@ def purge_history(path: Path) -> PurgeReport:
 def with_buckets(table: pa.Table, subject_column: str, n_buckets: int) -> pa.Table:
     """Add the partition column: the hash of the subject modulo the number of buckets."""
     hashed = query(
-        f'SELECT CAST(hash(CAST("{subject_column}" AS VARCHAR)) % {int(n_buckets)} AS INTEGER) AS '
-        f'{BUCKET} FROM rows_in',  # noqa: S608 - column names come from the checked declaration
-        rows_in=table.select([subject_column]),
+        f"SELECT CAST(hash(subject) % {int(n_buckets)} AS INTEGER) AS {BUCKET} FROM subjects",  # noqa: S608
+        subjects=pa.table({"subject": table[subject_column].cast(pa.string())}),
     )
     return table.append_column(BUCKET, hashed[BUCKET])
 

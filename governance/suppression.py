@@ -1,8 +1,8 @@
 """Pseudonyms and tombstones: how an erased record stays erased without anyone knowing whose it was.
 
-A pseudonym is an HMAC-SHA256 under a key that lies in the workspace (mode 600). Queue, manifests and
-tombstones hold pseudonyms only. Ingestion drops every row whose record or subject has a tombstone,
-so the next load of the same source does not bring an erased person back.
+A pseudonym is an HMAC-SHA256 under a key that lies in the workspace (mode 600). Queue, manifests
+and tombstones hold pseudonyms only. Ingestion drops every row whose record or subject has a
+tombstone, so the next load of the same source does not bring an erased person back.
 """
 
 from __future__ import annotations

@@ -164,9 +164,7 @@ class MlflowTracker:
     ) -> str:
         with self._client() as client:
             experiment = self._experiment(client, dataset)
-            found = client.search_runs(
-                [experiment], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1
-            )
+            found = client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
             if found and found[0].info.status == "FINISHED":
                 return str(found[0].info.run_id)
             labels = {_KEY_TAG: key, "mlflow.runName": name, **tags}

@@ -227,7 +227,7 @@ def _check_bundle(folder: Path, state: dict[str, Any]) -> str:
     return f"{len(bundle['files'])} files have their digests"
 
 
-def _check_evidence(folder: Path, state: dict[str, Any]) -> str:
+def _check_evidence(folder: Path, state: dict[str, Any]) -> str:  # noqa: C901 - a list of rules
     predicate, tests = state["predicate"], state["predicate"]["tests"]
     name = tests["evidence_file"]
     if name not in state["bundle"]["files"]:
@@ -253,9 +253,13 @@ def _check_evidence(folder: Path, state: dict[str, Any]) -> str:
             _fail(f"rows of table {table} do not add up")
         if counts["untouched_digest_before"] != counts["untouched_digest_after"]:
             _fail(f"other rows of table {table} were changed")
-    if state["statement"]["subject"] != [
-        {"name": "model", "digest": {"sha256": tests["weights_digest"].removeprefix("sha256:")}}
-    ] or tests["weights_digest"] != evidence["lineage"]["weights_digest"]:
+    if (
+        state["statement"]["subject"]
+        != [
+            {"name": "model", "digest": {"sha256": tests["weights_digest"].removeprefix("sha256:")}}
+        ]
+        or tests["weights_digest"] != evidence["lineage"]["weights_digest"]
+    ):
         _fail("the certified model is not the tested one")
     return f"verdict accept, {len(conditions)} conditions met"
 

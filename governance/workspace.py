@@ -1,17 +1,17 @@
 """Where everything of one dataset lies: one root folder, one place for each kind of thing.
 
-    <root>/tables/{raw,classified,salts,tombstones}   Delta tables
-    <root>/inbox/, rejects/                           deletion requests as files, and rows refused
-    <root>/queue.db                                   deletion queue (unless a database URL is set)
-    <root>/keys/                                      signing key, pseudonym key (mode 600)
-    <root>/ledger.jsonl                               append-only ledger
-    <root>/models/<model_key>/                        weights, checkpoints, manifest, model.json
-    <root>/models/champion.json                       which model serves
-    <root>/batches/<batch_id>/                        plan, evidence, certificates; private/ is purged
-    <root>/runs/<stage>/<run_key>/                    result.json, log.txt of each stage run
-    <root>/pools/                                     cached reference models, purged with the records
-    <root>/reports/                                   governance reports
-    <root>/mlflow.db, mlartifacts/                    MLflow (unless a tracking URI is set)
+<root>/tables/{raw,classified,salts,tombstones}   Delta tables
+<root>/inbox/, rejects/                           deletion requests as files, and rows refused
+<root>/queue.db                                   deletion queue (unless a database URL is set)
+<root>/keys/                                      signing key, pseudonym key (mode 600)
+<root>/ledger.jsonl                               append-only ledger
+<root>/models/<model_key>/                        weights, checkpoints, manifest, model.json
+<root>/models/champion.json                       which model serves
+<root>/batches/<batch_id>/                        plan, evidence, certificates; private/ is purged
+<root>/runs/<stage>/<run_key>/                    result.json, log.txt of each stage run
+<root>/pools/                                     cached reference models, purged with the records
+<root>/reports/                                   governance reports
+<root>/mlflow.db, mlartifacts/                    MLflow (unless a tracking URI is set)
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def match_requests(
 
 
 def choose_lane(segments: Sequence[int]) -> str:
-    """Return the exact lane for records of these segments: ``replay`` unless a stable one is hit."""
+    """Return the exact lane for these segments: ``replay`` unless a stable record is hit."""
     return "retrain" if any(segment == 0 for segment in segments) else "replay"
 
 

@@ -1,9 +1,9 @@
 """Heavy stages in a child process: a fresh interpreter, its own log, found again by its folder.
 
 A training in the worker of an orchestrator dies with the worker's heartbeat, forks with held locks,
-and keeps gigabytes. So the task starts ``python -m r2u_tasks.cli stage ...`` in a session of its own
-and waits for it. A retried task finds the running child by its process id and start time, or the
-result that it published.
+and keeps gigabytes. So the task starts ``python -m r2u_tasks.cli stage ...`` in a session of its
+own and waits for it. A retried task finds the running child by its process id and start time, or
+the result that it published.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,8 @@ def _start(module: str, function: str, arguments: dict[str, Any], folder: Path) 
 def _wait(marker: Path) -> None:
     pid = read_json(marker)["pid"]
     while _is_running(marker):
-        try:
-            os.waitpid(pid, os.WNOHANG)  # reap our own child; another task's child is not ours
-        except ChildProcessError:
-            pass
+        with suppress(ChildProcessError):  # another task's child is not ours to reap
+            os.waitpid(pid, os.WNOHANG)
         time.sleep(_POLL_S)
 
 
@@ -111,10 +110,8 @@ def _started(pid: int) -> str | None:
 
 
 def _signal(marker: Path, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(read_json(marker)["pid"], number)
-    except ProcessLookupError:
-        pass
 
 
 def _succeeded(path: Path) -> bool:
@@ -122,9 +119,10 @@ def _succeeded(path: Path) -> bool:
 
 
 def _rebuild(error: dict[str, str]) -> errors.R2UError:
-    kind = getattr(errors, error["kind"], errors.PermanentError)
-    family = errors.TransientError if issubclass(kind, errors.TransientError) else None
-    if family is None:
-        family = kind if kind is errors.ReleaseBlockedError else errors.PermanentError
-    rebuilt: errors.R2UError = family(f"{error['kind']}: {error['message']}")
-    return rebuilt
+    kind: type[errors.R2UError] = getattr(errors, error["kind"], errors.PermanentError)
+    message = f"{error['kind']}: {error['message']}"
+    if issubclass(kind, errors.TransientError):
+        return errors.TransientError(message)
+    if issubclass(kind, errors.ReleaseBlockedError):
+        return errors.ReleaseBlockedError(message)
+    return errors.PermanentError(message)

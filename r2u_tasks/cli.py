@@ -132,7 +132,7 @@ def train(
 
 
 @request_app.command("add", epilog="Example: `r2u request add --subject p-17`")
-def request_add(  # noqa: PLR0913 - one option each
+def request_add(
     dataset: Dataset = EMBEDDED_DIGITS,
     root: Root = None,
     subject: Annotated[str | None, typer.Option(help="Subject id: all records.")] = None,
@@ -270,7 +270,9 @@ def sentinel(
 @app.command(epilog="Example: `r2u verify ROOT/batches/B/certificates/R.json`")
 def verify(
     certificate: Annotated[Path, typer.Argument(help="Certificate of one request.")],
-    public_key: Annotated[Path | None, typer.Option(help="Public key; default: workspace's.")] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Public key; default: workspace's.")
+    ] = None,
 ) -> None:
     """Verify a certificate with its bundle and the ledger, as an auditor would."""
     from governance.verifier import verify_certificate

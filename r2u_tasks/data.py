@@ -158,7 +158,7 @@ def _encode_feature(table: pa.Table, feature: Feature, scale: FeatureScale) -> n
         values = (_numbers(table, feature) - scale.mean[feature.name]) / scale.deviation[
             feature.name
         ]
-        return values.astype(np.float32)[:, None]
+        return np.asarray(values, dtype=np.float32)[:, None]
     categories = np.array(feature.categories, dtype=str)
     values = np.array([str(value) for value in table[feature.name].to_pylist()], dtype=str)
     return (values[:, None] == categories[None, :]).astype(np.float32)

@@ -206,7 +206,7 @@ def unlearn_pool(declaration: Declaration, pool: Pool, data: BatchData) -> list[
     return unlearned
 
 
-def judge(  # noqa: PLR0913 - the three columns, the lane and what to print beside them
+def judge(
     declaration: Declaration,
     data: BatchData,
     pools: Pools,
@@ -354,7 +354,7 @@ def pools_to_keep(declaration: Declaration, data: BatchData) -> list[str]:
     return [pool_digest(declaration, data.after)]
 
 
-def _curves(  # noqa: PLR0917 - what is drawn
+def _curves(
     original: nn.Module,
     candidate: nn.Module,
     pools: Pools,

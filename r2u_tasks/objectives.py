@@ -6,7 +6,7 @@ Shapes: B records, C classes.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as functional
+from torch.nn import functional
 
 
 def record_losses(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:  # noqa: N803

@@ -63,7 +63,9 @@ class Pool:
 def pool_digest(declaration: Declaration, data: SegmentedRecords) -> str:
     """Return the name of a pool: records, segments, recipe and code; not ids in clear."""
     recipe = declaration.model_dump(mode="json", include={"model", "training", "readiness"})
-    content = canonical_json({"recipe": recipe, "code": code_digest(), "columns": _columns(declaration)})
+    content = canonical_json(
+        {"recipe": recipe, "code": code_digest(), "columns": _columns(declaration)}
+    )
     rows = "\n".join(
         f"{record_id}\x00{segment}"
         for record_id, segment in zip(data.records.ids, data.segment, strict=True)
@@ -71,7 +73,7 @@ def pool_digest(declaration: Declaration, data: SegmentedRecords) -> str:
     return digest_bytes(content + digest_bytes(rows.encode()).encode())
 
 
-def train_pool(  # noqa: PLR0913 - what to train, how many, where, and who watches
+def train_pool(
     declaration: Declaration,
     data: SegmentedRecords,
     *,
@@ -156,7 +158,7 @@ class _Arrays:
         return SegmentedRecords(records, self.segment, self.n_segments)
 
 
-def _run_jobs(  # noqa: PLR0917 - internal
+def _run_jobs(
     declaration: Declaration,
     arrays: _Arrays,
     role: str,

@@ -1,4 +1,4 @@
-"""What ran: a digest of this project's code and the versions of the libraries that decide results."""
+"""What ran: a digest of this project's code and the versions of the libraries under it."""
 
 from __future__ import annotations
 

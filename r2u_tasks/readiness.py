@@ -195,7 +195,7 @@ def _finite_difference_gradient(
     return _move(q, direct), _terms(gain, efficiency, retention, resistance)
 
 
-def _back_through_step(  # noqa: PLR0917 - one link of the chain rule, all six are its factors
+def _back_through_step(
     loss: LossFunction,
     at: Parameters,
     batch: Batch,

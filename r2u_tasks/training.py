@@ -97,7 +97,7 @@ def assign_slices(revocable: np.ndarray, order: np.ndarray, n_slices: int) -> np
     return segment
 
 
-def train_segments(  # noqa: PLR0913 - the whole recipe of a run, all keyword-only
+def train_segments(
     model: nn.Module,
     data: SegmentedRecords,
     *,
@@ -136,7 +136,7 @@ def train_segments(  # noqa: PLR0913 - the whole recipe of a run, all keyword-on
     return cost
 
 
-def _train_segment(  # noqa: PLR0917 - the state of one loop
+def _train_segment(
     model: nn.Module,
     data: SegmentedRecords,
     number: int,

@@ -1,4 +1,4 @@
-"""The embedded default: scikit-learn's handwritten digits with made-up subjects, marked synthetic."""
+"""The embedded default: scikit-learn's digits with made-up subjects, marked synthetic."""
 
 from __future__ import annotations
 

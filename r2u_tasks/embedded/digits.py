@@ -35,9 +35,7 @@ def digits_table() -> pa.Table:
     columns: dict[str, pa.Array] = {
         "record_id": pa.array([f"SYN-R{index:05d}" for index in range(n)]),
         "digit": pa.array(digits.target.astype(np.int64)),
-        "pixels": pa.array(
-            list(digits.data.astype(np.uint8)), pa.list_(pa.uint8())
-        ),
+        "pixels": pa.array(list(digits.data.astype(np.uint8)), pa.list_(pa.uint8())),
     }
     for name in rows[0]:
         kind = pa.date32() if name == "consented_at" else None

@@ -2,9 +2,9 @@
 
 A file is CSV (with a header) or JSON Lines. Fields: ``subject_id``, ``record_ids`` (separated by
 ``;``) or ``select`` (``column=value``); optional ``request_id``, ``verified``, ``received_at``,
-``hold_ground``, ``regime``. Good rows go in, bad rows go to ``rejects/`` (mode 600) with the reason;
-read = accepted + rejected, always. The file's requests and its digest are stored in one transaction
-and the file is removed after it, so a crash between the two doubles nothing.
+``hold_ground``, ``regime``. Good rows go in, bad rows go to ``rejects/`` (mode 600) with the
+reason; read = accepted + rejected, always. The file's requests and its digest are stored in one
+transaction and the file is removed after it, so a crash between the two doubles nothing.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ _REQUEST_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")
 _MAX_FILE_BYTES = 1 << 30
 
 
-def intake_requests(
-    *, run_id: str, dataset: str, root_uri: str, inbox: str | None = None
-) -> JSON:
+def intake_requests(*, run_id: str, dataset: str, root_uri: str, inbox: str | None = None) -> JSON:
     """Read every request file of the inbox into the queue.
 
     Args:
@@ -182,9 +180,7 @@ def _read_file(context: StageContext, path: Path, key: str) -> dict[str, int]:
     }
 
 
-def _require_new_id(
-    request: SubmittedRequest, seen: dict[str, str], context: StageContext
-) -> None:
+def _require_new_id(request: SubmittedRequest, seen: dict[str, str], context: StageContext) -> None:
     if request.request_id is None:
         return
     target = seen.setdefault(request.request_id, request.target_key)

@@ -1,7 +1,7 @@
 """Stage ``report``: the governance report from queue, ledger, models and evidence.
 
-Reads only, writes ``reports/<run>/report.{json,html}`` and a copy under ``reports/latest``. The same
-run id writes the same place again.
+Reads only, writes ``reports/<run>/report.{json,html}`` and a copy under ``reports/latest``. The
+same run id writes the same place again.
 """
 
 from __future__ import annotations
@@ -139,9 +139,7 @@ def _remains(context: StageContext) -> list[str]:
     rejects = len(list(workspace.rejects.glob("*"))) if workspace.rejects.exists() else 0
     if rejects:
         lines.append(f"{rejects} files of refused request rows in rejects/ (mode 600).")
-    lines += [
-        f"Recipient to be told (Art. 19): {name}" for name in declaration.deletion.recipients
-    ]
+    lines += [f"Recipient to be told (Art. 19): {name}" for name in declaration.deletion.recipients]
     return lines
 
 

@@ -1,8 +1,8 @@
 """Stage ``sentinel``: what nobody looks at until it is too late.
 
-Deadlines at 50, 80 and 100 %, leases that ran out, the ledger's chain, a serving model that knows an
-erased record, and rows of unfinished batches that lie around. Reads only; every warning says what
-it means and what to do.
+Deadlines at 50, 80 and 100 %, leases that ran out, the ledger's chain, a serving model that knows
+an erased record, and rows of unfinished batches that lie around. Reads only; every warning says
+what it means and what to do.
 """
 
 from __future__ import annotations

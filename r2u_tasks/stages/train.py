@@ -229,9 +229,7 @@ def register_model(
         weights_path=folder / "weights.safetensors",
         tags={"kind": record.kind, "claim": record.claim or "none", **tags},
     )
-    return update_record(
-        workspace, record.model_key, mlflow_run_id=run_id, model_version=version
-    )
+    return update_record(workspace, record.model_key, mlflow_run_id=run_id, model_version=version)
 
 
 def promote_alias(context: StageContext, record: ModelRecord, *, batch_id: str | None) -> None:

@@ -149,9 +149,7 @@ def replay_model(
 ) -> JSON:
     """Run the exact lane, unless the approximate model was accepted."""
     context = open_context(dataset, root_uri)
-    return _once(
-        context, batch_id, "exact", lambda: _exact(context, batch_id, token, progress)
-    )
+    return _once(context, batch_id, "exact", lambda: _exact(context, batch_id, token, progress))
 
 
 def promote_model(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSON:
@@ -257,9 +255,7 @@ def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
     add_tombstones(
         workspace.tombstones,
         record_keys=_record_keys(context, rows),
-        subject_keys=[
-            r.subject_key for r in asked if r.subject_key and r.request_id in planned
-        ],
+        subject_keys=[r.subject_key for r in asked if r.subject_key and r.request_id in planned],
         batch_id=batch_id,
         erased_at=_now(),
     )
@@ -552,7 +548,7 @@ def _batch_data(
     )
 
 
-def _save_candidate(  # noqa: PLR0917 - everything that a model record joins
+def _save_candidate(
     context: StageContext,
     batch_id: str,
     model: nn.Module,
@@ -597,7 +593,7 @@ def _save_candidate(  # noqa: PLR0917 - everything that a model record joins
     return record
 
 
-def _write_evidence(  # noqa: PLR0917 - joins evidence with lineage and cost
+def _write_evidence(
     context: StageContext,
     batch_id: str,
     evidence: JSON,
@@ -656,7 +652,7 @@ def _forget_leftovers(
     return {"models_removed": removed, "pools_removed": pools}
 
 
-def _record_batch(  # noqa: PLR0917 - joins everything for MLflow
+def _record_batch(
     context: StageContext,
     batch_id: str,
     plan: JSON,
@@ -693,9 +689,7 @@ def _record_batch(  # noqa: PLR0917 - joins everything for MLflow
             **model.metrics,
         },
         tags={"verdict": accepted.get("verdict", "accept"), "claim": promotion["claim"]},
-        artifacts={
-            name: folder / name for name in (*names, *pages) if (folder / name).exists()
-        },
+        artifacts={name: folder / name for name in (*names, *pages) if (folder / name).exists()},
     )
 
 
@@ -712,9 +706,7 @@ def _close_absent(
         )
         outcome = "already_forgotten" if known else "not_found"
         counts[outcome] += 1
-        context.ledger.append(
-            "request_closed", {"request_id": row.request_id, "outcome": outcome}
-        )
+        context.ledger.append("request_closed", {"request_id": row.request_id, "outcome": outcome})
         context.queue.close(
             row.request_id, outcome=outcome, claim=None, token=token, now=_now(), details=None
         )

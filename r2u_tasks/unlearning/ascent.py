@@ -92,7 +92,7 @@ def gradient_ascent(
     return result
 
 
-def _step(  # noqa: PLR0917 - one update
+def _step(
     student: nn.Module,
     forget: Records,
     retain: Records,

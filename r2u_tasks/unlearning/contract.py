@@ -1,9 +1,9 @@
 """The contract of an unlearning method, its target level, and the checks around every run.
 
-A method is ``unlearn(model, retain, forget, validation, *, config) -> UnlearnedModel`` (signature of
-the NeurIPS 2023 unlearning challenge). It never changes the model it is given. ``run_unlearning``
-calls it and refuses, loudly, a result that did not change, diverged or collapsed: packages that
-return such a model in silence are how "forgotten" models keep everything.
+A method is ``unlearn(model, retain, forget, validation, *, config) -> UnlearnedModel`` (signature
+of the NeurIPS 2023 unlearning challenge). It never changes the model it is given.
+``run_unlearning`` calls it and refuses, loudly, a result that did not change, diverged or
+collapsed: packages that return such a model in silence are how "forgotten" models keep everything.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def target_level(
     unseen = _validation_margins(model, validation)
     overall = float(unseen.mean())
     levels = {}
-    for label in forget.labels.unique().tolist():
+    for label in sorted(set(forget.labels.tolist())):
         same = unseen[validation.labels == label]
         levels[label] = float(same.mean()) if len(same) else overall
     expected = torch.tensor([levels[label] for label in forget.labels.tolist()])
@@ -131,7 +131,7 @@ def _lower_vanished(expected: torch.Tensor, retain: Records, forget: Records) ->
     return torch.where(stays, expected, torch.minimum(expected, vanished))
 
 
-def run_unlearning(  # noqa: PLR0913 - the contract's four data sets and the method
+def run_unlearning(
     method: UnlearnFunction,
     model: nn.Module,
     retain: Records,

@@ -1,4 +1,4 @@
-"""Names of unlearning methods; a user's own is added through the entry point group ``r2u.unlearners``."""
+"""Names of unlearning methods; a user's own comes by entry point group ``r2u.unlearners``."""
 
 from __future__ import annotations
 

@@ -89,13 +89,19 @@ CASES = [
 
 
 @pytest.mark.parametrize(("weights", "steps", "normalized", "reading"), CASES)
-@pytest.mark.parametrize(("order", "tolerance"), [(Order.SECOND, 1e-6), (Order.FINITE_DIFFERENCE, 1e-5)])
+@pytest.mark.parametrize(
+    ("order", "tolerance"), [(Order.SECOND, 1e-6), (Order.FINITE_DIFFERENCE, 1e-5)]
+)
 def test_exact_orders_equal_central_differences(
     net, batches, order, tolerance, weights, steps, normalized, reading
 ):
     """Second order and finite-difference give the gradient of the objective itself."""
     config = config_for(
-        weights, order=order, inner_steps=steps, normalized_step=normalized, resistance_reading=reading
+        weights,
+        order=order,
+        inner_steps=steps,
+        normalized_step=normalized,
+        resistance_reading=reading,
     )
     if weights is RETENTION:  # make the hinge active: retain what the ascent destroys
         batches = dataclasses.replace(batches, retain=batches.inner[0])

@@ -64,7 +64,9 @@ def test_ordinary_training_equals_an_independent_plain_loop(data):
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.0)
     with seeded(0, "stable", "dropout"):
         for epoch in range(2):
-            order = torch.randperm(len(stable), generator=make_generator(0, "stable", "epoch", epoch))
+            order = torch.randperm(
+                len(stable), generator=make_generator(0, "stable", "epoch", epoch)
+            )
             for part in torch.split(order, 16):
                 index = stable[part]
                 optimizer.zero_grad()
@@ -102,9 +104,7 @@ def test_checkpoint_before_a_slice_never_saw_it(data, tmp_path):
 
 def test_slices_are_ordered_by_erasure_probability():
     """The least likely revocable records come first, stable ones are in no slice."""
-    segment = assign_slices(
-        np.array([True, False, True, True, True]), np.array([3, 0, 1, 2, 4]), 2
-    )
+    segment = assign_slices(np.array([True, False, True, True, True]), np.array([3, 0, 1, 2, 4]), 2)
 
     assert segment.tolist() == [2, 0, 1, 1, 2]
 
