@@ -16,7 +16,7 @@ NAMES = (
     "train_ready_model",
     "unlearn_batch",
 )
-HEAVY = ("torch", "mlflow", "great_expectations", "pandas", "pyarrow", "r2u_tasks", "governance")
+HEAVY = ("torch", "mlflow", "great_expectations", "pandas", "pyarrow", "r2u_tasks")
 
 
 @pytest.fixture(scope="session")
