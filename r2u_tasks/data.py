@@ -161,7 +161,7 @@ def _encode_feature(table: pa.Table, feature: Feature, scale: FeatureScale) -> n
         return np.asarray(values, dtype=np.float32)[:, None]
     categories = np.array(feature.categories, dtype=str)
     values = np.array([str(value) for value in table[feature.name].to_pylist()], dtype=str)
-    return (values[:, None] == categories[None, :]).astype(np.float32)
+    return np.asarray(values[:, None] == categories[None, :], dtype=np.float32)
 
 
 def _encode_image(table: pa.Table, feature: Feature) -> np.ndarray:
@@ -172,7 +172,8 @@ def _encode_image(table: pa.Table, feature: Feature) -> np.ndarray:
     if len(flat) != size * len(column):
         message = f"image column '{feature.name}': expected {size} numbers in each row"
         raise DataError(message)
-    return (flat.astype(np.float32) / feature.scale).reshape(len(column), *shape)
+    images = np.asarray(flat, dtype=np.float32) / np.float32(feature.scale)
+    return images.reshape(len(column), *shape)
 
 
 def _encode_text(table: pa.Table, feature: Feature) -> np.ndarray:

@@ -305,7 +305,7 @@ def _print_summary(root: Path, seconds: dict[str, float]) -> None:
     models.sort(key=lambda model: model["created_at"])
     certificates = sorted(workspace.glob("batches/*/certificates/*.json"))
     report = workspace / "reports" / "latest" / "report.html"
-    summary = {
+    summary: dict[str, Any] = {
         "requests": [
             {
                 name: row[name]
