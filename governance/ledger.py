@@ -152,7 +152,10 @@ def _check_line(line: bytes, number: int, previous: str, key: Ed25519PublicKey) 
     if digest_bytes(canonical_json(signed)) != entry["digest"]:
         return "content does not match its digest"
     try:
-        key.verify(bytes.fromhex(entry["signature"]), entry["digest"].encode())
+        signature = bytes.fromhex(entry["signature"])
+        if signature.hex() != entry["signature"]:
+            return "signature is not in canonical form"
+        key.verify(signature, entry["digest"].encode())
     except (InvalidSignature, ValueError):
         return "signature does not hold"
     return None

@@ -322,7 +322,8 @@ def _open(path: Path, version: int | None = None) -> DeltaTable:
     try:
         return DeltaTable(str(path), version=version)
     except (TableNotFoundError, DeltaError, OSError) as error:
-        message = f"table {path.name}: expected a Delta table, got {type(error).__name__}"
+        which = "" if version is None else f" with version {version}, which may be purged"
+        message = f"table {path.name}: expected a Delta table{which}, got {type(error).__name__}"
         raise DataError(message) from error
 
 

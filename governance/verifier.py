@@ -282,8 +282,11 @@ def _check_ledger(path: Path, state: dict[str, Any]) -> str:
             _fail(f"line {number + 1}: removed, repeated, reordered or changed entries")
         if entry["digest"] != digest or len(entry) != 7:
             _fail(f"line {number + 1}: content does not match its digest")
+        signature = bytes.fromhex(entry["signature"])
+        if signature.hex() != entry["signature"]:
+            _fail(f"line {number + 1}: the signature is not in canonical form")
         try:
-            state["key"].verify(bytes.fromhex(entry["signature"]), digest.encode())
+            state["key"].verify(signature, digest.encode())
         except InvalidSignature:
             _fail(f"line {number + 1}: the signature does not hold")
         previous = digest
