@@ -85,11 +85,13 @@ def seal_bundle(
         write_atomic(salts_path, canonical_json(salts), mode=0o600)
         write_atomic(path, canonical_json(_bundle(batch_dir, requests, salts)) + b"\n")
     bundle, salts = read_json(path), read_json(salts_path)
+    bundle_digest = digest_file(path)
     entry = _sealing_entry(ledger_path, bundle["root"]) or ledger.append(
         "bundle_sealed",
         {
             "batch_id": batch_dir.name,
             "bundle_root": bundle["root"],
+            "bundle_digest": bundle_digest,
             "n_requests": len(requests),
         },
     )
@@ -100,6 +102,7 @@ def seal_bundle(
             evidence,
             evidence_file,
             bundle=bundle,
+            bundle_digest=bundle_digest,
             salt=salt,
             proof=inclusion_proof(leaves, len(bundle["files"]) + index),
             entry=entry,
@@ -166,6 +169,7 @@ def _statement(
     evidence_file: str,
     *,
     bundle: dict[str, Any],
+    bundle_digest: str,
     salt: str,
     proof: list[tuple[str, str]],
     entry: dict[str, Any],
@@ -187,6 +191,7 @@ def _statement(
             },
             "what_it_does_not_show": NOT_SHOWN[request["claim"]],
             "bundle_root": bundle["root"],
+            "bundle_digest": bundle_digest,
             "salt": salt,
             "proof": [list(step) for step in proof],
             "ledger_entry": {"seq": entry["seq"], "digest": entry["digest"]},

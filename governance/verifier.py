@@ -44,6 +44,7 @@ PREDICATE_FIELDS = frozenset(
         "tests",
         "what_it_does_not_show",
         "bundle_root",
+        "bundle_digest",
         "salt",
         "proof",
         "ledger_entry",
@@ -206,6 +207,8 @@ def _check_inclusion(state: dict[str, Any]) -> str:
 
 def _check_bundle(folder: Path, state: dict[str, Any]) -> str:
     data = (folder / "bundle.json").read_bytes()
+    if "sha256:" + hashlib.sha256(data).hexdigest() != state["predicate"]["bundle_digest"]:
+        _fail("bundle.json was changed, or the certificate belongs to another bundle")
     bundle = _load(data)
     if set(bundle) != {"schema", "batch_id", "files", "request_leaves", "root"}:
         _fail("unknown or missing fields in bundle.json")

@@ -136,6 +136,21 @@ def test_every_flipped_byte_is_found(sealed):
     assert sealed.verify().ok
 
 
+def test_every_byte_of_the_bundle_index_counts(sealed):
+    """Position by position: hex in capitals or another schema name is another file."""
+    path = sealed.batch / "bundle.json"
+    original = path.read_bytes()
+    missed = []
+    for position in range(len(original)):
+        changed = bytearray(original)
+        changed[position] ^= 0x20
+        path.write_bytes(bytes(changed))
+        if sealed.verify().ok:
+            missed.append(position)
+    path.write_bytes(original)
+    assert missed == []
+
+
 @pytest.mark.parametrize(
     "change",
     [
