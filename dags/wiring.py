@@ -7,7 +7,7 @@ parse time.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
 from airflow.sdk import Asset, Connection, ExceptionRetryPolicy, RetryAction, RetryRule
@@ -17,8 +17,6 @@ CLASSIFIED_DATA = Asset("r2u://classified_data")
 READY_MODEL = Asset("r2u://ready_model")
 DELETION_QUEUE = Asset("r2u://deletion_queue")
 UNLEARNED_MODEL = Asset("r2u://unlearned_model")
-
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 - Airflow serialises this one
 
 DEFAULT_ARGS = {
     "owner": "data-governance",
@@ -32,8 +30,8 @@ DEFAULT_ARGS = {
     ),
 }
 
+# No start date: with one, unpausing a DAG starts a run for the cron time that has just passed.
 DAG_DEFAULTS = {
-    "start_date": START,
     "catchup": False,
     "max_active_runs": 1,
     "default_args": DEFAULT_ARGS,

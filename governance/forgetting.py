@@ -9,7 +9,8 @@ under pools of models, and accuracies.
     U   unlearned pool: the method applied to O          (what the algorithm does)
     and the one original and the one candidate model that would be released.
 
-Three views of a model's margins, each calibrated by leaving reference models out one at a time:
+Margins are taken relative to the model's own mean margin on unseen records (difference in
+differences). Three views of them, each calibrated by leaving reference models out one at a time:
 
 * shift       mean over records of z = (phi - mean_R) / sd_R; two-sided, so that hidden,
               over-forgotten records fail like visible ones;
@@ -45,11 +46,28 @@ _MIN_DEVIATION = 0.05
 
 @dataclass(frozen=True, slots=True)
 class PoolMargins:
-    """Margins ``[n_models, n_records]`` in nats, and accuracies ``[n_models]`` as fractions."""
+    """What the test needs of a pool of models.
+
+    Attributes:
+        margins: ``[n_models, n_records]`` of the records to forget, in nats.
+        retain_accuracy: ``[n_models]``, fractions 0-1.
+        test_accuracy: ``[n_models]``, fractions 0-1.
+        test_margin: ``[n_models]``, mean margin on records that no model was trained on, in nats.
+    """
 
     margins: np.ndarray
     retain_accuracy: np.ndarray
     test_accuracy: np.ndarray
+    test_margin: np.ndarray
+
+    @property
+    def relative(self) -> np.ndarray:
+        """Margins less the model's own level on unseen records, ``[n_models, n_records]``.
+
+        A difference in differences: how confident a model is in general varies between training
+        seeds and would hide what it knows of these records in particular.
+        """
+        return np.asarray(self.margins - self.test_margin[:, None])
 
     def __len__(self) -> int:
         """Return the number of models."""
@@ -58,7 +76,12 @@ class PoolMargins:
     def model(self, index: int) -> PoolMargins:
         """Return the pool of one model."""
         part = slice(index, index + 1)
-        return PoolMargins(self.margins[part], self.retain_accuracy[part], self.test_accuracy[part])
+        return PoolMargins(
+            self.margins[part],
+            self.retain_accuracy[part],
+            self.test_accuracy[part],
+            self.test_margin[part],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,27 +148,27 @@ class Reference:
                 raise DataError(message)
         self.max_accuracy_drop = max_accuracy_drop
         self._reference = reference
-        self._mean_o, self._sd_o = _fit(original.margins)
-        self._mean_r, self._sd_r = _fit(reference.margins)
+        self._mean_o, self._sd_o = _fit(original.relative)
+        self._mean_r, self._sd_r = _fit(reference.relative)
         self.null = {name: np.array(values) for name, values in self._leave_one_out().items()}
 
-    def statistics(self, margins: np.ndarray) -> dict[str, float]:
-        """Return shift, spread and likelihood of one model's margins ``[n_records]``."""
-        return _statistics(margins, self._mean_r, self._sd_r, self._mean_o, self._sd_o)
+    def statistics(self, relative: np.ndarray) -> dict[str, float]:
+        """Return shift, spread and likelihood of one model's relative margins ``[n_records]``."""
+        return _statistics(relative, self._mean_r, self._sd_r, self._mean_o, self._sd_o)
 
     def pool_statistics(self, pool: PoolMargins) -> dict[str, np.ndarray]:
         """Return each statistic for every model of a pool."""
-        rows = [self.statistics(margins) for margins in pool.margins]
+        rows = [self.statistics(relative) for relative in pool.relative]
         return {name: np.array([row[name] for row in rows]) for name in self.null}
 
-    def z_scores(self, margins: np.ndarray) -> np.ndarray:
-        """Return (phi - mean_R) / sd_R of each record."""
-        return np.asarray((margins - self._mean_r) / self._sd_r)
+    def z_scores(self, relative: np.ndarray) -> np.ndarray:
+        """Return (phi - mean_R) / sd_R of each record, from relative margins ``[n_records]``."""
+        return np.asarray((relative - self._mean_r) / self._sd_r)
 
     def model_p_values(self, model: PoolMargins) -> dict[str, float]:
         """Return the p-value of each single-model condition for a pool of one model."""
         _require_finite("model", model)
-        values = self.statistics(model.margins[0])
+        values = self.statistics(model.relative[0])
         p_values = {
             "shift": _predictive_p(values["shift"], self.null["shift"], side="both"),
             "spread": _predictive_p(values["spread"], self.null["spread"], side="both"),
@@ -161,9 +184,9 @@ class Reference:
     def _leave_one_out(self) -> dict[str, list[float]]:
         values: dict[str, list[float]] = {"shift": [], "spread": [], "likelihood": []}
         for index in range(len(self._reference)):
-            rest = np.delete(self._reference.margins, index, axis=0)
+            rest = np.delete(self._reference.relative, index, axis=0)
             mean, sd = _fit(rest)
-            row = _statistics(self._reference.margins[index], mean, sd, self._mean_o, self._sd_o)
+            row = _statistics(self._reference.relative[index], mean, sd, self._mean_o, self._sd_o)
             for name, value in row.items():
                 values[name].append(value)
         return values
@@ -266,7 +289,7 @@ def record_statuses(reference: Reference, model: PoolMargins, n_models: int) -> 
         Counts for ``indistinguishable``, ``still_visible``, ``over_forgotten``, or everything under
         ``underpowered`` when the pool is too small to reject any single record.
     """
-    z = reference.z_scores(model.margins[0])
+    z = reference.z_scores(model.relative[0])
     scaled = z / np.sqrt(1 + 1 / n_models)
     p_values = 2 * stats.t.sf(np.abs(scaled), df=n_models - 1)
     smallest = 2 * stats.t.sf(50.0, df=n_models - 1)
@@ -397,7 +420,7 @@ def _require_finite(name: str, pool: PoolMargins) -> None:
     if pool.margins.ndim != 2 or pool.margins.shape[1] == 0:
         message = f"{name} pool: expected margins of at least one record, got {pool.margins.shape}"
         raise DataError(message)
-    arrays = (pool.margins, pool.retain_accuracy, pool.test_accuracy)
+    arrays = (pool.margins, pool.retain_accuracy, pool.test_accuracy, pool.test_margin)
     if not all(np.isfinite(array).all() for array in arrays):
         message = f"{name} pool: expected finite margins and accuracies, got NaN or infinity"
         raise DataError(message)

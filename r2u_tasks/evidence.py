@@ -287,7 +287,7 @@ def judge(
         "n_forget": len(data.forget),
         "columns": columns,
         "candidate": {
-            **reference.statistics(single["candidate"].margins[0]),
+            **reference.statistics(single["candidate"].relative[0]),
             "forget_accuracy": float((single["candidate"].margins > 0).mean()),
             "retain_accuracy": float(single["candidate"].retain_accuracy[0]),
             "test_accuracy": float(single["candidate"].test_accuracy[0]),
@@ -400,14 +400,14 @@ def _curves(
 
 def _roc(measured: dict[str, PoolMargins], unlearned: PoolMargins) -> dict[str, list[float]]:
     """Return the per-record ROC of 'trained on it' scores against second retrains."""
-    mean_r = measured["reference"].margins.mean(axis=0)
-    sd_r = measured["reference"].margins.std(axis=0, ddof=1) + 0.1
-    mean_o = measured["original"].margins.mean(axis=0)
-    sd_o = measured["original"].margins.std(axis=0, ddof=1) + 0.1
+    mean_r = measured["reference"].relative.mean(axis=0)
+    sd_r = measured["reference"].relative.std(axis=0, ddof=1) + 0.1
+    mean_o = measured["original"].relative.mean(axis=0)
+    sd_o = measured["original"].relative.std(axis=0, ddof=1) + 0.1
 
     def scores(pool: PoolMargins) -> np.ndarray:
-        ratio = stats.norm.logpdf(pool.margins, mean_o, sd_o) - stats.norm.logpdf(
-            pool.margins, mean_r, sd_r
+        ratio = stats.norm.logpdf(pool.relative, mean_o, sd_o) - stats.norm.logpdf(
+            pool.relative, mean_r, sd_r
         )
         return np.asarray(ratio).ravel()
 

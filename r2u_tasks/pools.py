@@ -120,6 +120,7 @@ def measure_pool(
         margins=np.stack([margins(model, forget) for model in models]),
         retain_accuracy=np.array([accuracy(model, retain) for model in models]),
         test_accuracy=np.array([accuracy(model, test) for model in models]),
+        test_margin=np.array([margins(model, test).mean() for model in models]),
     )
 
 
