@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -413,7 +414,7 @@ def _print_json(value: object) -> None:
 
 
 def _fail(error: R2UError, code: int) -> None:
-    _err.print(f"[red]error[/] {error}", highlight=False)
+    _err.print(f"[red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
