@@ -160,14 +160,13 @@ def airflow_environment(home: Path, workspace: Path, port: int) -> dict[str, str
     }
 
 
-def start_airflow(home: Path, workspace: Path) -> Services:
-    """Start Airflow and return its processes; the caller stops them.
+def start_airflow(services: Services, workspace: Path) -> None:
+    """Start Airflow's processes; the caller stops them, also when this raises.
 
     Raises:
         DemoError: The metadata database could not be made.
     """
-    services = Services(home, _free_port())
-    environment = airflow_environment(home, workspace, services.port)
+    environment = airflow_environment(services.home, workspace, services.port)
     airflow = [sys.executable, "-m", "airflow"]
     migrated = subprocess.run(  # noqa: S603 - our own command line
         [*airflow, "db", "migrate"], env=environment, capture_output=True, check=False
@@ -176,7 +175,6 @@ def start_airflow(home: Path, workspace: Path) -> Services:
         raise DemoError("airflow db migrate failed:\n" + migrated.stderr.decode()[-2000:])
     for name in ("api-server", "scheduler", "dag-processor"):
         services.start(name, [*airflow, name], environment)
-    return services
 
 
 def wait_until_ready(services: Services, dag_ids: tuple[str, ...] = STORY) -> None:
@@ -262,9 +260,9 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
 @contextmanager
 def _services(root: Path, home: Path) -> Iterator[Services]:
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    services = Services(home, 0)
+    services = Services(home, _free_port())
     try:
-        services = start_airflow(home, root / "workspace")
+        start_airflow(services, root / "workspace")
         yield services
     finally:
         services.stop()
