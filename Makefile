@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 export GX_ANALYTICS_ENABLED = false
 
-.PHONY: help setup lint types imports test-fast test-ml test-dags test demo bench clean lock
+.PHONY: help up down setup lint types imports test-fast test-ml test-dags test demo clean lock
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -25,9 +25,16 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt pyproject.toml
 	@$(BIN)/python -c "import torch; print('torch', torch.__version__, '(CUDA ' + torch.version.cuda + ' build: larger than needed on a CPU)' if torch.version.cuda else '(CPU build)')"
 	@touch $@
 
-lint: setup ## ruff: rules and format
+lint: setup ## ruff: rules and format; hadolint for the image
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint docker/Dockerfile
+
+up: ## Airflow on PostgreSQL and MLflow in containers (docker/env.example tells what to set)
+	docker compose --file docker/compose.yaml up --build --detach --wait
+
+down: ## Stop the containers; the data stay in their volumes
+	docker compose --file docker/compose.yaml down
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
@@ -49,10 +56,6 @@ test: setup ## everything
 
 demo: setup ## The whole story on a real Airflow scheduler; KEEP=1 leaves the pages up
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/r2u demo --root build/demo $(if $(KEEP),--keep,)
-
-bench: setup ## make bench NAME=readiness [SIZE=small]
-	@test -n "$(NAME)" || { echo "expected NAME=..., one of: $$(ls benchmarks/*.py | xargs -n1 basename | sed 's/\.py//' | tr '\n' ' ')"; exit 2; }
-	$(BIN)/python benchmarks/$(NAME).py --size $(or $(SIZE),full)
 
 lock: setup ## Resolved lock for images
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//; s/ @ .*//' > requirements.lock
