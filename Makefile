@@ -60,5 +60,5 @@ demo: setup ## The whole story on a real Airflow scheduler; KEEP=1 leaves the pa
 lock: setup ## Resolved lock for images
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//; s/ @ .*//' > requirements.lock
 
-clean: ## Remove what demo, tests and benchmarks made
+clean: ## Remove what demo and tests made
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
