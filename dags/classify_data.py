@@ -14,12 +14,9 @@ are untouched.
 from __future__ import annotations
 
 from airflow.sdk import AssetOrTimeSchedule, dag, task
-from airflow.timetables.trigger import CronTriggerTimetable
-from wiring import CLASSIFIED_DATA, DAG_DEFAULTS, RAW_DATA, workspace
+from wiring import CLASSIFIED_DATA, DAG_DEFAULTS, RAW_DATA, cron, workspace
 
-WEEKLY = AssetOrTimeSchedule(
-    timetable=CronTriggerTimetable("0 2 * * 0", timezone="UTC"), assets=[RAW_DATA]
-)
+WEEKLY = AssetOrTimeSchedule(timetable=cron("0 2 * * 0"), assets=[RAW_DATA])
 
 
 @dag(schedule=WEEKLY, doc_md=__doc__, **DAG_DEFAULTS)

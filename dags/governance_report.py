@@ -12,11 +12,10 @@ ledger's state, and what remains.
 from __future__ import annotations
 
 from airflow.sdk import AssetOrTimeSchedule, dag, task
-from airflow.timetables.trigger import CronTriggerTimetable
-from wiring import DAG_DEFAULTS, READY_MODEL, UNLEARNED_MODEL, workspace
+from wiring import DAG_DEFAULTS, READY_MODEL, UNLEARNED_MODEL, cron, workspace
 
 MONTHLY = AssetOrTimeSchedule(
-    timetable=CronTriggerTimetable("0 6 1 * *", timezone="UTC"),
+    timetable=cron("0 6 1 * *"),
     assets=(READY_MODEL | UNLEARNED_MODEL),
 )
 

@@ -12,10 +12,10 @@ with the reason, so that nothing is lost in silence.
 from __future__ import annotations
 
 from airflow.sdk import dag, task
-from wiring import DAG_DEFAULTS, DELETION_QUEUE, workspace
+from wiring import DAG_DEFAULTS, DELETION_QUEUE, cron, workspace
 
 
-@dag(schedule="*/15 * * * *", doc_md=__doc__, **DAG_DEFAULTS)
+@dag(schedule=cron("*/15 * * * *"), doc_md=__doc__, **DAG_DEFAULTS)
 def intake_requests() -> None:
     """Read the inbox into the queue."""
 

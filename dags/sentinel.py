@@ -11,10 +11,10 @@
 from __future__ import annotations
 
 from airflow.sdk import dag, task
-from wiring import DAG_DEFAULTS, workspace
+from wiring import DAG_DEFAULTS, cron, workspace
 
 
-@dag(schedule="@hourly", doc_md=__doc__, **DAG_DEFAULTS)
+@dag(schedule=cron("0 * * * *"), doc_md=__doc__, **DAG_DEFAULTS)
 def sentinel() -> None:
     """Check everything that may not be forgotten."""
 

@@ -14,12 +14,9 @@ or reads its result.
 from __future__ import annotations
 
 from airflow.sdk import AssetOrTimeSchedule, dag, task
-from airflow.timetables.trigger import CronTriggerTimetable
-from wiring import CLASSIFIED_DATA, DAG_DEFAULTS, READY_MODEL, in_child
+from wiring import CLASSIFIED_DATA, DAG_DEFAULTS, READY_MODEL, cron, in_child
 
-MONTHLY = AssetOrTimeSchedule(
-    timetable=CronTriggerTimetable("0 3 1 * *", timezone="UTC"), assets=[CLASSIFIED_DATA]
-)
+MONTHLY = AssetOrTimeSchedule(timetable=cron("0 3 1 * *"), assets=[CLASSIFIED_DATA])
 
 
 @dag(schedule=MONTHLY, doc_md=__doc__, **DAG_DEFAULTS)

@@ -16,12 +16,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 from airflow.sdk import AssetOrTimeSchedule, TriggerRule, dag, task
-from airflow.timetables.trigger import CronTriggerTimetable
-from wiring import DAG_DEFAULTS, DELETION_QUEUE, UNLEARNED_MODEL, in_child, workspace
+from wiring import DAG_DEFAULTS, DELETION_QUEUE, UNLEARNED_MODEL, cron, in_child, workspace
 
-NIGHTLY = AssetOrTimeSchedule(
-    timetable=CronTriggerTimetable("0 1 * * *", timezone="UTC"), assets=[DELETION_QUEUE]
-)
+NIGHTLY = AssetOrTimeSchedule(timetable=cron("0 1 * * *"), assets=[DELETION_QUEUE])
 
 
 @dag(schedule=NIGHTLY, doc_md=__doc__, **DAG_DEFAULTS)

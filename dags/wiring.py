@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from airflow.sdk import Asset, Connection, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.timetables.trigger import CronTriggerTimetable
 
 RAW_DATA = Asset("r2u://raw_data")
 CLASSIFIED_DATA = Asset("r2u://classified_data")
@@ -37,6 +38,11 @@ DAG_DEFAULTS = {
     "default_args": DEFAULT_ARGS,
     "tags": ["ready2unlearn"],
 }
+
+
+def cron(expression: str) -> CronTriggerTimetable:
+    """Return a schedule in UTC whose first run lies in the future, also right after a cron time."""
+    return CronTriggerTimetable(expression, timezone="UTC", run_immediately=timedelta(0))
 
 
 def workspace() -> dict[str, str]:
