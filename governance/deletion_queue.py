@@ -376,7 +376,7 @@ class DeletionQueue:
                 where = _leases.c.batch_id == batch_id
                 connection.execute(sa.update(_leases).where(where).values(**values))
             mine = self._batch_rows(connection, batch_id)
-            if not mine:
+            if not mine and not self._has_closed(connection, batch_id):
                 mine = self._take(connection, batch_id, max_items, now)
             ids = tuple(row.request_id for row in mine)
         return Lease(batch_id, token, ids, _instant(expires))
@@ -602,6 +602,11 @@ class DeletionQueue:
             .where(_leases.c.returned.is_(True), _requests.c.state.in_(_AFTER_ERASURE))
             .limit(1)
         ).first()
+
+    def _has_closed(self, connection: sa.Connection, batch_id: str) -> bool:
+        """Say whether the batch is over: new requests then belong to another one."""
+        statement = sa.select(_requests.c.request_id).where(_requests.c.batch_id == batch_id)
+        return connection.execute(statement.limit(1)).first() is not None
 
     def _batch_rows(self, connection: sa.Connection, batch_id: str) -> Sequence[Any]:
         statement = sa.select(_requests).where(

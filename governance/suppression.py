@@ -68,10 +68,22 @@ def add_tombstones(
     subject_keys: Sequence[str],
     batch_id: str,
     erased_at: datetime,
+    touched_subject_keys: Sequence[str] = (),
 ) -> None:
-    """Record that these records and subjects are erased; a repeat for the batch adds nothing."""
-    keys = [*record_keys, *subject_keys]
+    """Record what is erased; a repeat for the batch adds nothing.
+
+    Args:
+        path: Table of tombstones.
+        record_keys: Erased records; they never come back.
+        subject_keys: Subjects who asked for all of their data; no row of theirs comes back.
+        batch_id: Batch of the erasure.
+        erased_at: When.
+        touched_subject_keys: Subjects whose records were erased because of somebody else's request
+            (a tenant's): they may come back with new records, and are told that they were erased.
+    """
+    keys = [*record_keys, *subject_keys, *touched_subject_keys]
     kinds = ["record"] * len(record_keys) + ["subject"] * len(subject_keys)
+    kinds += ["touched_subject"] * len(touched_subject_keys)
     table = pa.table(
         {
             "kind": pa.array(kinds, pa.string()),
@@ -85,7 +97,7 @@ def add_tombstones(
 
 def read_tombstones(path: Path) -> dict[str, set[str]]:
     """Return the pseudonyms of erased records and subjects; empty sets before the first erasure."""
-    found: dict[str, set[str]] = {"record": set(), "subject": set()}
+    found: dict[str, set[str]] = {"record": set(), "subject": set(), "touched_subject": set()}
     if table_exists(path):
         for row in read_table(path, columns=["kind", "key"]).to_pylist():
             found[row["kind"]].add(row["key"])

@@ -68,6 +68,10 @@ class Tracker(Protocol):
         """Register the model of a run once and return its version."""
         ...
 
+    def remove_weights(self, name: str, version: str) -> None:
+        """Delete the files of a version; its entry stays, tagged, for lineage."""
+        ...
+
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias to a version."""
         ...
@@ -129,6 +133,21 @@ class MlflowTracker:
                 tags={**tags, "servable": str(servable).lower()},
             )
             return str(version.version)
+
+    def remove_weights(self, name: str, version: str) -> None:
+        """Delete the files of a version; its entry stays, tagged, for lineage."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with self._client() as client:
+            found = client.get_model_version(name, version)
+            run = client.get_run(found.run_id)
+            models = run.outputs.model_outputs if run.outputs else []
+            places = [client.get_logged_model(m.model_id).artifact_location for m in models]
+            for place in (*places, f"{run.info.artifact_uri}/model"):
+                repository = get_artifact_repository(place)
+                if repository.list_artifacts():
+                    repository.delete_artifacts()
+            client.set_model_version_tag(name, version, "weights", "removed")
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias to a version."""
@@ -253,6 +272,10 @@ class MemoryTracker:
             return str(known[0])
         versions.append({"run_id": run_id, "tags": tags})
         return str(len(versions))
+
+    def remove_weights(self, name: str, version: str) -> None:
+        """Delete the files of a version; its entry stays, tagged, for lineage."""
+        self.versions[name][int(version) - 1]["tags"]["weights"] = "removed"
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias to a version."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from torch import nn
 from governance.certificate import seal_bundle
 from governance.deletion_queue import RequestRow
 from governance.digests import digest_file, read_json, write_json
-from governance.errors import ReleaseBlockedError, UnlearningError
+from governance.errors import DataError, ReleaseBlockedError, UnlearningError
 from governance.manifest import read_members
 from governance.report import render_evidence
 from governance.signing import load_or_make_signing_key
@@ -165,7 +167,21 @@ def promote_model(*, batch_id: str, token: int, dataset: str, root_uri: str) -> 
 def close_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSON:
     """Seal the evidence, issue a certificate for each request, and delete what still remembers."""
     context = open_context(dataset, root_uri)
-    return _once(context, batch_id, "result", lambda: _close(context, batch_id, token))
+    result = _once(context, batch_id, "result", lambda: _close(context, batch_id, token))
+    # In this order: a killed run still needs the rows before the result is there, and as long as a
+    # request is open the queue hands the batch to the next run.
+    drop_rows(context.workspace.batch(batch_id))
+    for request_id in _approved_plan(context, batch_id)["requests"]:
+        context.queue.close(
+            request_id,
+            outcome="forgotten",
+            claim=result["claim"],
+            token=token,
+            now=_now(),
+            details={"batch_id": batch_id, "model_key": result["model_key"]},
+        )
+    context.queue.release_lease(batch_id, token)
+    return result
 
 
 def run_batch(
@@ -256,33 +272,34 @@ def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
         workspace.tombstones,
         record_keys=_record_keys(context, rows),
         subject_keys=[r.subject_key for r in asked if r.subject_key and r.request_id in planned],
+        touched_subject_keys=_subject_keys(context, rows),
         batch_id=batch_id,
         erased_at=_now(),
     )
-    counts = {}
-    for name, path, column in (
+    tables = (
         ("raw", workspace.raw, id_column),
         ("classified", workspace.classified, id_column),
         ("salts", workspace.salts, "record_id"),
-    ):
-        if not table_exists(path):
-            continue
-        erased = erase_records(path, ids, batch_id=batch_id, record_id_column=column)
-        purged = purge_history(path)
-        counts[name] = {
-            "before": erased.before,
-            "asked": erased.asked,
-            "erased": erased.erased,
-            "after": erased.after,
-            "untouched_digest_before": erased.untouched_digest_before,
-            "untouched_digest_after": erased.untouched_digest_after,
-            "files_removed": purged.files_removed,
-        }
+    )
+    counts = {
+        name: _once(
+            context, batch_id, f"erasure-{name}", partial(_erase_table, path, ids, batch_id, column)
+        )
+        for name, path, column in tables
+        if table_exists(path)
+    }
     result = {"batch_id": batch_id, "plan_digest": plan["plan_digest"], "tables": counts}
     context.ledger.append("rows_erased", {"batch_id": batch_id, "tables": counts})
     for request_id in plan["requests"]:
         _move(context, request_id, "data_erased", token)
     return result
+
+
+def _erase_table(path: Path, ids: pa.Array, batch_id: str, column: str) -> JSON:
+    """Erase and purge one table; its counts are kept at once, as a repeat would count nothing."""
+    erased = erase_records(path, ids, batch_id=batch_id, record_id_column=column)
+    purged = purge_history(path)
+    return {**asdict(erased), "files_removed": purged.files_removed}
 
 
 def _approximate(
@@ -428,6 +445,7 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
 
 
 def _close(context: StageContext, batch_id: str, token: int) -> JSON:
+    """Do all of the closing but what the queue says, which comes last."""
     workspace = context.workspace
     folder = workspace.batch(batch_id)
     plan = _approved_plan(context, batch_id)
@@ -462,21 +480,10 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
             ledger=context.ledger,
             ledger_path=workspace.ledger,
         )
-    for request in requests:
-        context.queue.close(
-            request["request_id"],
-            outcome="forgotten",
-            claim=promotion["claim"],
-            token=token,
-            now=_now(),
-            details={"batch_id": batch_id, "model_key": promotion["model_key"]},
-        )
     _record_batch(context, batch_id, plan, promotion, accepted, sealed)
-    drop_rows(folder)
     context.ledger.append(
         "batch_closed", {"batch_id": batch_id, "bundle_root": sealed["root"], **removed}
     )
-    context.queue.release_lease(batch_id, token)
     outcomes = {"forgotten": len(requests)}
     outcomes |= {name: plan[name] for name in ("not_found", "already_forgotten") if plan[name]}
     return {
@@ -631,25 +638,39 @@ def _write_evidence(
 def _forget_leftovers(
     context: StageContext, batch_id: str, plan: JSON, promotion: JSON
 ) -> dict[str, int]:
-    """Delete weights, checkpoints and pools that were trained on the records."""
+    """Delete weights, checkpoints and pools of every model that was trained on the records.
+
+    Older models count like the one that served, here and in the registry. A model whose members
+    cannot be read may have seen them and goes too.
+    """
     workspace = context.workspace
-    if promotion["model_key"] == plan["model_key"]:
-        return {"models_removed": 0, "pools_removed": 0}
-    parent = load_record(workspace, plan["model_key"])
-    _, data = _batch_data(context, batch_id, parent)
+    erased = set(_record_keys(context, read_rows(workspace.batch(batch_id))))
     removed = 0
     for path in sorted(workspace.models.glob("*/model.json")):
         key = path.parent.name
-        if key == promotion["model_key"]:
+        # The rejected candidate of this batch was changed from weights that knew the records.
+        rejected = read_json(path).get("batch_id") == batch_id
+        if key == promotion["model_key"] or not (rejected or _may_hold(path.parent, erased)):
             continue
-        holds = key == plan["model_key"] or read_json(path).get("batch_id") == batch_id
-        if holds and (path.parent / "weights.safetensors").exists():
+        record = load_record(workspace, key)
+        if record.model_version:
+            context.tracker.remove_weights(context.registered_model, record.model_version)
+        if (path.parent / "weights.safetensors").exists():
             (path.parent / "weights.safetensors").unlink()
-            shutil.rmtree(path.parent / "checkpoints", ignore_errors=True)
-            update_record(workspace, key, checkpoints=())
             removed += 1
+        shutil.rmtree(path.parent / "checkpoints", ignore_errors=True)
+        update_record(workspace, key, checkpoints=())
+    _, data = _batch_data(context, batch_id, load_record(workspace, plan["model_key"]))
     pools = drop_pools(workspace.pools, keep=pools_to_keep(context.declaration, data))
     return {"models_removed": removed, "pools_removed": pools}
+
+
+def _may_hold(folder: Path, record_keys: Collection[str]) -> bool:
+    try:
+        members = read_members(folder / "members.parquet")
+    except DataError:
+        return True
+    return not members.keys().isdisjoint(record_keys)
 
 
 def _record_batch(
@@ -701,9 +722,8 @@ def _close_absent(
     for row in rows:
         if matched.found[row.request_id] > 0:
             continue
-        known = row.subject_key in tombstones["subject"] or bool(
-            set(row.record_keys) & tombstones["record"]
-        )
+        subjects = tombstones["subject"] | tombstones["touched_subject"]
+        known = row.subject_key in subjects or bool(set(row.record_keys) & tombstones["record"])
         outcome = "already_forgotten" if known else "not_found"
         counts[outcome] += 1
         context.ledger.append("request_closed", {"request_id": row.request_id, "outcome": outcome})
@@ -732,6 +752,11 @@ def _asked(row: RequestRow) -> AskedRecords:
 def _record_keys(context: StageContext, rows: pa.Table) -> list[str]:
     ids = rows[context.declaration.columns.record_id].to_pylist()
     return pseudonyms(context.pseudonym_key, "record", ids)
+
+
+def _subject_keys(context: StageContext, rows: pa.Table) -> list[str]:
+    ids = rows[context.declaration.columns.subject_id].unique().to_pylist()
+    return pseudonyms(context.pseudonym_key, "subject", ids)
 
 
 def _move(
