@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from governance.digests import canonical_json, digest_file, read_json, write_atomic
 from governance.errors import ReleaseBlockedError
 from governance.ledger import Ledger, read_entries
-from governance.manifest import inclusion_proof, merkle_root
+from governance.merkle import inclusion_proof, merkle_root
 from governance.signing import public_pem
 from governance.verifier import (
     CLAIM_OF_LANE,

@@ -1,32 +1,32 @@
 """Training manifests: a salted commitment to exactly the records that a model saw.
 
-leaf = SHA-256(0x00 || salt || canonical(row)), one random salt per record; the Merkle tree is the
-one of RFC 6962 (node = SHA-256(0x01 || left || right)). Salts lie in a table that is erased with
-the record: afterwards the root stays valid history and identifies no one.
-
-``members.parquet`` beside the manifest says, by pseudonym, which segment first saw each record; the
-planner and the tainted-alias check read it.
+``manifest.json`` holds the Merkle root over the commitments of all records (``commitments``,
+``merkle``), counts, versions and digests. ``members.parquet`` beside it says, by pseudonym, which
+segment first saw each record, and its leaf; the planner, the tainted-alias check, the proofs and
+the set-difference check read it. After an erasure the salts are gone: the root stays valid history
+and identifies no one.
 """
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from governance.digests import canonical_json, digest_json
+from governance.digests import digest_json
 from governance.errors import DataError
-from governance.storage import append_table, read_table, table_exists
+from governance.hashing import binary_rows, digest_matrix
+from governance.merkle import stream_root
+from governance.storage import query, sort_parquet
 from governance.workspace import Workspace
 
-_SALT_BYTES = 32
+_MEMBERS = pa.schema([("record_key", pa.string()), ("segment", pa.int8()), ("leaf", pa.binary())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class TrainingManifest:
         model_key: Model that the run made.
         root: Merkle root over all records, ``sha256:<hex>``.
         n_records: Number of records.
+        row_format: How a row becomes bytes (``commitments.row_format``).
         segments: Name, number of records and root of each training segment.
         policy_digest: Risk policy that made the split.
         declaration_digest: Dataset declaration.
@@ -49,6 +50,7 @@ class TrainingManifest:
     model_key: str
     root: str
     n_records: int
+    row_format: dict[str, Any]
     segments: tuple[dict[str, Any], ...]
     policy_digest: str
     declaration_digest: str
@@ -59,7 +61,7 @@ class TrainingManifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {"schema": "r2u-manifest/1", **asdict(self), "segments": list(self.segments)}
+        return {"schema": "r2u-manifest/2", **asdict(self), "segments": list(self.segments)}
 
     @cached_property
     def digest(self) -> str:
@@ -67,109 +69,124 @@ class TrainingManifest:
         return digest_json(self.to_dict())
 
 
-def ensure_salts(
-    path: Path, record_ids: pa.ChunkedArray, buckets: pa.ChunkedArray, *, transaction: str
-) -> None:
-    """Give a random salt to every record that has none yet."""
-    known: set[str] = set()
-    if table_exists(path):
-        known = set(read_table(path, columns=["record_id"])["record_id"].to_pylist())
-    new = [
-        (record_id, bucket)
-        for record_id, bucket in zip(record_ids.to_pylist(), buckets.to_pylist(), strict=True)
-        if record_id not in known
-    ]
-    if not new:
-        return
-    table = pa.table(
-        {
-            "record_id": pa.array([record_id for record_id, _ in new], pa.string()),
-            "salt": pa.array([secrets.token_bytes(_SALT_BYTES) for _ in new], pa.binary()),
-            "bucket": pa.array([bucket for _, bucket in new], pa.int32()),
-        }
-    )
-    append_table(path, table, transaction=transaction)
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Records of a part of a training table: pseudonym, first segment and commitment of each.
+
+    Attributes:
+        record_keys: Pseudonyms, strings.
+        segments: int8 of shape (n,).
+        leaves: uint8 of shape (n, 32).
+    """
+
+    record_keys: pa.Array
+    segments: np.ndarray
+    leaves: np.ndarray
 
 
-def commit_records(table: pa.Table, salts: pa.Table, *, record_id_column: str) -> pa.Table:
-    """Return ``record_id`` and ``leaf`` of every row, sorted by record id.
+def write_members(path: Path, parts: Iterable[Members]) -> None:
+    """Write who was in a training run, sorted by leaf, with bounded memory.
+
+    The order tells nothing of the table's, and is the order of the Merkle tree.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unsorted, temporary = path.with_name(f".{path.name}.parts"), path.with_name(f".{path.name}")
+    with pq.ParquetWriter(unsorted, _MEMBERS, compression="lz4", use_dictionary=False) as writer:
+        for part in parts:
+            leaves = binary_rows(part.leaves).cast(pa.binary())
+            segments = pa.array(part.segments, pa.int8())
+            writer.write_batch(
+                pa.record_batch([part.record_keys, segments, leaves], schema=_MEMBERS)
+            )
+    sort_parquet(unsorted, temporary, by="leaf")
+    unsorted.unlink()
+    temporary.replace(path)
+
+
+def members_root(path: Path, segment: int | None = None) -> tuple[str, int]:
+    """Return the Merkle root over the leaves of all members, or of a segment, and their number."""
+    count = 0
+
+    def blocks() -> Iterator[np.ndarray]:
+        nonlocal count
+        for batch in pq.ParquetFile(path).iter_batches(columns=["segment", "leaf"]):
+            leaves = digest_matrix(pa.chunked_array([batch["leaf"]]))
+            if segment is not None:
+                leaves = leaves[batch["segment"].to_numpy() == segment]
+            count += len(leaves)
+            yield leaves
+
+    return stream_root(blocks()), count
+
+
+def read_leaves(path: Path) -> dict[str, bytes]:
+    """Return the leaf of each record pseudonym, in the order of the tree.
 
     Raises:
-        DataError: A record has no salt.
+        DataError: As ``read_members``.
     """
-    salt_of = dict(zip(salts["record_id"].to_pylist(), salts["salt"].to_pylist(), strict=True))
-    rows = sorted(table.to_pylist(), key=lambda row: str(row[record_id_column]))
-    missing = sum(str(row[record_id_column]) not in salt_of for row in rows)
-    if missing:
-        message = f"manifest: expected a salt for each of {len(rows)} records, {missing} have none"
-        raise DataError(message)
-    leaves = [record_leaf(salt_of[str(row[record_id_column])], row) for row in rows]
-    return pa.table(
-        {
-            "record_id": pa.array([str(row[record_id_column]) for row in rows], pa.string()),
-            "leaf": pa.array(leaves, pa.binary()),
-        }
-    )
+    table = _read(path)
+    return dict(zip(table["record_key"].to_pylist(), table["leaf"].to_pylist(), strict=True))
 
 
-def record_leaf(salt: bytes, row: dict[str, Any]) -> bytes:
-    """Return the commitment to one record."""
-    content = canonical_json({name: _plain(value) for name, value in row.items()})
-    return hashlib.sha256(b"\x00" + salt + content).digest()
+@dataclass(frozen=True, slots=True)
+class SetDifference:
+    """How the records of a model follow from those of its parent, by their commitments.
 
+    A1 = A0 - B0, B1 = 0 and C1 = C0 hold when ``holds``: all records of the parent, those asked
+    for, and the others, before (0) and after (1).
 
-def merkle_root(leaves: Sequence[bytes]) -> str:
-    """Return the RFC 6962 root of leaf hashes; of none, the hash of nothing.
-
-    >>> merkle_root([])[:14]
-    'sha256:e3b0c44'
+    Attributes:
+        parent: A0, records of the parent.
+        asked: B0, records of the parent that had to go.
+        child: A1, records of the child.
+        asked_left: B1, asked records in the child.
+        added: Records of the child that the parent had not, or with other content.
+        missing: Other records of the parent that the child has not, or with other content.
     """
-    if not leaves:
-        return "sha256:" + hashlib.sha256(b"").hexdigest()
-    level = list(leaves)
-    while len(level) > 1:
-        paired = [_node(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = paired + level[len(level) - len(level) % 2 :]
-    return "sha256:" + level[0].hex()
+
+    parent: int
+    asked: int
+    child: int
+    asked_left: int
+    added: int
+    missing: int
+
+    @property
+    def holds(self) -> bool:
+        """Return whether exactly the asked records left."""
+        return not (self.asked_left or self.added or self.missing)
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[tuple[str, str]]:
-    """Return the siblings from a leaf to the root as ``('left' | 'right', hex)``."""
-    proof = []
-    level, position = list(leaves), index
-    while len(level) > 1:
-        sibling = position ^ 1
-        if sibling < len(level):
-            side = "left" if sibling < position else "right"
-            proof.append((side, level[sibling].hex()))
-        paired = [_node(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = paired + level[len(level) - len(level) % 2 :]
-        position //= 2
-    return proof
+def set_difference(parent: Path, child: Path, asked_keys: Collection[str]) -> SetDifference:
+    """Compare the members of two models.
 
+    Args:
+        parent: ``members.parquet`` of the model before.
+        child: ``members.parquet`` of the model after.
+        asked_keys: Pseudonyms of the records that had to go.
 
-def verify_inclusion(leaf: bytes, proof: Sequence[tuple[str, str]], root: str) -> bool:
-    """Return whether the leaf is under the root."""
-    value = leaf
-    for side, sibling in proof:
-        other = bytes.fromhex(sibling)
-        value = _node(other, value) if side == "left" else _node(value, other)
-    return "sha256:" + value.hex() == root
-
-
-def write_members(path: Path, record_keys: Sequence[str], segments: Sequence[int]) -> None:
-    """Write which segment first saw each record, by pseudonym, sorted."""
-    pairs = sorted(zip(record_keys, segments, strict=True))
-    table = pa.table(
-        {
-            "record_key": pa.array([key for key, _ in pairs], pa.string()),
-            "segment": pa.array([int(segment) for _, segment in pairs], pa.int8()),
-        }
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    for path in (parent, child):
+        _read(path, columns=["leaf"])
+    asked = pa.table({"record_key": pa.array(sorted(asked_keys), pa.string())})
+    row = query(
+        """
+        SELECT count(p.leaf) AS parent, count(c.leaf) AS child,
+               count(p.leaf) FILTER (k.record_key IS NOT NULL) AS asked,
+               count(c.leaf) FILTER (k.record_key IS NOT NULL) AS asked_left,
+               count(*) FILTER (k.record_key IS NULL AND p.leaf IS NULL) AS added,
+               count(*) FILTER (k.record_key IS NULL AND c.leaf IS NULL) AS missing
+        FROM p FULL JOIN c ON p.leaf = c.leaf
+        LEFT JOIN k ON k.record_key = coalesce(p.record_key, c.record_key)
+        """,
+        p=pq.read_table(parent, columns=["record_key", "leaf"]),
+        c=pq.read_table(child, columns=["record_key", "leaf"]),
+        k=asked,
+    ).to_pylist()[0]
+    return SetDifference(**row)
 
 
 def read_members(path: Path) -> dict[str, int]:
@@ -178,11 +195,7 @@ def read_members(path: Path) -> dict[str, int]:
     Raises:
         DataError: The file is missing or damaged: then nobody knows what the model saw.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        message = f"{path.name}: expected the members of a model, got {type(error).__name__}"
-        raise DataError(message) from error
+    table = _read(path, columns=["record_key", "segment"])
     keys, segments = table["record_key"].to_pylist(), table["segment"].to_pylist()
     return dict(zip(keys, segments, strict=True))
 
@@ -196,15 +209,9 @@ def models_holding(workspace: Workspace, record_keys: set[str]) -> list[str]:
     )
 
 
-def _node(left: bytes, right: bytes) -> bytes:
-    return hashlib.sha256(b"\x01" + left + right).digest()
-
-
-def _plain(value: object) -> object:
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    if isinstance(value, bytes):
-        return value.hex()
-    return str(value)
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        message = f"{path.name}: expected the members of a model, got {type(error).__name__}"
+        raise DataError(message) from error

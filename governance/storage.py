@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,16 +96,23 @@ def append_table(path: Path, table: pa.Table, *, transaction: str) -> int:
 
 
 def read_table(
-    path: Path, *, columns: Sequence[str] | None = None, version: int | None = None
+    path: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    version: int | None = None,
+    bucket: int | None = None,
 ) -> pa.Table:
-    """Return a table, or some of its columns, at a version.
+    """Return a table, or some of its columns, at a version, or one bucket of it.
 
     Raises:
         DataError: No such table or version, or its files are damaged or purged.
     """
     try:
         delta = _open(path, version)
-        return delta.to_pyarrow_table(columns=list(columns) if columns is not None else None)
+        return delta.to_pyarrow_table(
+            columns=list(columns) if columns is not None else None,
+            filters=None if bucket is None else [(BUCKET, "=", bucket)],
+        )
     except (DeltaError, pa.ArrowException, OSError) as error:
         message = (
             f"table {path.name}: expected a readable version "
@@ -139,6 +147,18 @@ def query(
             connection.register(name, data)
         connection.execute("SET enable_external_access=false")
         return connection.sql(sql).to_arrow_table()
+
+
+def sort_parquet(source: Path, target: Path, *, by: str, memory_limit: str = "1GB") -> None:
+    """Write the rows of a Parquet file sorted by a column; what does not fit spills beside it."""
+    scratch = target.with_name(f"{target.name}.sorting")
+    settings = {"memory_limit": memory_limit, "temp_directory": str(scratch)}
+    try:
+        with duckdb.connect(":memory:", config=settings) as connection:
+            rows = connection.read_parquet(str(source)).order(f'"{by}"')
+            rows.write_parquet(str(target), compression="zstd")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def erase_records(

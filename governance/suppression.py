@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from governance.errors import PermanentError
+from governance.hashing import DIGEST_BYTES, binary_rows, hmac_array
 from governance.storage import append_table, read_table, table_exists
 
 _KEY_BYTES = 32
@@ -56,9 +58,23 @@ def pseudonym(key: bytes, kind: str, value: str) -> str:
     return hmac.new(key, f"{kind}\x00{value}".encode(), hashlib.sha256).hexdigest()
 
 
+def pseudonym_array(key: bytes, kind: str, values: pa.ChunkedArray) -> pa.Array:
+    """Return the pseudonym of each identifier as an Arrow array of strings, in order."""
+    texts = pc.binary_join_element_wise(
+        pa.scalar(f"{kind}\x00", pa.large_string()),
+        values.cast(pa.large_string()).combine_chunks(),
+        pa.scalar("", pa.large_string()),
+    )
+    hashed = hmac_array(key, texts.cast(pa.large_binary()))
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+    pairs = np.stack([digits[hashed >> 4], digits[hashed & 15]], axis=2)
+    return binary_rows(pairs.reshape(len(hashed), 2 * DIGEST_BYTES)).cast(pa.string())
+
+
 def pseudonyms(key: bytes, kind: str, values: Sequence[str]) -> list[str]:
     """Return the pseudonym of each identifier, in order."""
-    return [pseudonym(key, kind, value) for value in values]
+    texts = pa.chunked_array([pa.array(values, pa.large_string())])
+    return list(pseudonym_array(key, kind, texts).to_pylist())
 
 
 def add_tombstones(
@@ -116,8 +132,9 @@ def suppress(
     keep = np.ones(table.num_rows, dtype=bool)
     for kind, column in (("record", record_id_column), ("subject", subject_id_column)):
         if tombstones[kind]:
-            values = table[column].to_pylist()
-            keep &= [pseudonym(key, kind, value) not in tombstones[kind] for value in values]
+            erased = pa.array(sorted(tombstones[kind]), pa.string())
+            found = pc.is_in(pseudonym_array(key, kind, table[column]), value_set=erased)
+            keep &= ~found.to_numpy(zero_copy_only=False)
     return table.filter(pa.array(keep)), int((~keep).sum())
 
 

@@ -7,24 +7,21 @@ safe: the model key follows from the run id, and a finished run returns its publ
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from torch import nn
 
+from governance.commitments import ensure_salts, record_leaves, row_format
 from governance.digests import write_json
 from governance.errors import DataError
-from governance.manifest import (
-    TrainingManifest,
-    commit_records,
-    ensure_salts,
-    merkle_root,
-    write_members,
-)
+from governance.manifest import Members, TrainingManifest, members_root, write_members
 from governance.storage import read_table, table_exists
-from governance.suppression import pseudonyms
+from governance.suppression import pseudonym_array
 from governance.workspace import safe_key
 from r2u_tasks.checkpoint import load_weights, save_weights
 from r2u_tasks.config import readiness_config, training_config, unlearning_config
@@ -143,25 +140,23 @@ def commit_training(
     """Commit to exactly the records that a model saw, and write manifest and members."""
     workspace, declaration = context.workspace, context.declaration
     id_column = declaration.columns.record_id
-    ids = np.asarray(table[id_column].to_pylist(), dtype=str)
-    seen = table.filter(pa.array(np.isin(ids, data.records.ids)))
-    ensure_salts(workspace.salts, seen[id_column], seen["bucket"], transaction=f"salts-{model_key}")
-    commitments = commit_records(
-        seen.select([*declaration.columns.all_names]),
-        read_table(workspace.salts),
-        record_id_column=id_column,
+    segment_of = dict(zip(data.records.ids.tolist(), data.segment.tolist(), strict=True))
+    seen = table.filter(pc.is_in(table[id_column], value_set=pa.array(list(segment_of))))
+    ensure_salts(
+        workspace.salts, seen, record_id_column=id_column, transaction=f"salts-{model_key}"
     )
-    leaves = commitments["leaf"].to_pylist()
+    path = workspace.model(model_key) / "members.parquet"
+    write_members(path, _members(context, seen, segment_of))
+    root, n_records = members_root(path)
     segments = []
     for number in range(data.n_segments):
-        mask = data.segment == number
-        part = [leaf for leaf, inside in zip(leaves, mask, strict=True) if inside]
-        name = segment_name(number)
-        segments.append({"name": name, "n_records": len(part), "root": merkle_root(part)})
+        segment_root, count = members_root(path, number)
+        segments.append({"name": segment_name(number), "n_records": count, "root": segment_root})
     manifest = TrainingManifest(
         model_key=model_key,
-        root=merkle_root(leaves),
-        n_records=len(leaves),
+        root=root,
+        n_records=n_records,
+        row_format=row_format(seen.select([*declaration.columns.all_names]).schema),
         segments=tuple(segments),
         policy_digest=_policy_digest(table),
         declaration_digest=declaration.digest,
@@ -170,11 +165,28 @@ def commit_training(
         seed=declaration.training.seed,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    folder = workspace.model(model_key)
-    write_json(folder / "manifest.json", manifest.to_dict())
-    keys = pseudonyms(context.pseudonym_key, "record", data.records.ids.tolist())
-    write_members(folder / "members.parquet", keys, data.segment.tolist())
+    write_json(workspace.model(model_key) / "manifest.json", manifest.to_dict())
     return manifest
+
+
+def _members(
+    context: StageContext, seen: pa.Table, segment_of: dict[str, int]
+) -> Iterator[Members]:
+    """Yield the commitments of a training table, bucket by bucket."""
+    columns = context.declaration.columns
+    for bucket in sorted(seen["bucket"].unique().to_pylist()):
+        rows = seen.filter(pc.equal(seen["bucket"], bucket))
+        ids = rows[columns.record_id]
+        leaves = record_leaves(
+            rows.select([*columns.all_names]),
+            read_table(context.workspace.salts, bucket=bucket),
+            record_id_column=columns.record_id,
+        )
+        yield Members(
+            pseudonym_array(context.pseudonym_key, "record", ids),
+            np.array([segment_of[record_id] for record_id in ids.to_pylist()], np.int8),
+            leaves,
+        )
 
 
 def evaluate(model: nn.Module, splits: Splits) -> dict[str, float]:

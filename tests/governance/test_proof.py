@@ -5,21 +5,12 @@ import random
 import shutil
 import threading
 
-import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from governance.certificate import seal_bundle
 from governance.digests import canonical_json, write_json
-from governance.errors import DataError, PermanentError, ReleaseBlockedError
+from governance.errors import PermanentError, ReleaseBlockedError
 from governance.ledger import Ledger, read_entries, verify_chain
-from governance.manifest import (
-    commit_records,
-    inclusion_proof,
-    merkle_root,
-    verify_inclusion,
-)
 from governance.signing import PUBLIC_NAME, load_or_make_signing_key
 from governance.suppression import load_or_make_key, pseudonym
 from governance.verifier import main, verify_certificate
@@ -257,51 +248,6 @@ def test_concurrent_writers_make_one_chain(sealed):
 
     result = verify_chain(sealed.root / "ledger.jsonl", sealed.public)
     assert (True, 203) == (result.ok, result.n_entries)
-
-
-def rows(n=20):
-    return pa.table({"id": [f"r{i}" for i in range(n)], "x": [float(i) for i in range(n)]})
-
-
-def salts(n=20):
-    return pa.table(
-        {"record_id": [f"r{i}" for i in range(n)], "salt": [bytes([i]) * 32 for i in range(n)]}
-    )
-
-
-def root_of(table):
-    committed = commit_records(table, salts(), record_id_column="id")
-    return merkle_root(committed["leaf"].to_pylist())
-
-
-@given(st.integers(0, 19))
-def test_any_changed_or_dropped_record_changes_the_root(index):
-    """Row order does not matter, every single row does."""
-    table = rows()
-    values = table["x"].to_pylist()
-    values[index] += 1e-9
-    changed = table.set_column(1, "x", pa.array(values))
-    dropped = table.filter(pa.array([i != index for i in range(20)]))
-
-    assert root_of(table) == root_of(table.take(list(reversed(range(20)))))
-    assert len({root_of(table), root_of(changed), root_of(dropped)}) == 3
-
-
-@given(st.integers(1, 40), st.data())
-def test_inclusion_proofs_hold_for_their_leaf_only(n, data):
-    """Every leaf is proven, no other leaf is."""
-    leaves = [bytes([i]) * 32 for i in range(n)]
-    index = data.draw(st.integers(0, n - 1))
-    proof = inclusion_proof(leaves, index)
-
-    assert verify_inclusion(leaves[index], proof, merkle_root(leaves))
-    assert not verify_inclusion(b"\xff" * 32, proof, merkle_root(leaves))
-
-
-def test_a_record_without_a_salt_is_an_error():
-    """Nobody commits to a record without a salt: the hash would identify it."""
-    with pytest.raises(DataError, match="have none"):
-        commit_records(rows(21), salts(20), record_id_column="id")
 
 
 def test_keys_are_private_and_refused_when_they_are_not(tmp_path):

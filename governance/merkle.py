@@ -1,0 +1,177 @@
+"""Merkle trees of RFC 6962 over sorted leaves: one root, proofs of inclusion and of absence.
+
+node = SHA-256(0x01 || left || right); the last node of an odd level goes up as it is. As leaves are
+sorted, two neighbours that enclose a value prove that the value is not in the tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from governance.hashing import DIGEST_BYTES, binary_rows, sha256_array
+
+_BLOCK = 1 << 16
+_SMALL = 256
+
+Proof = list[tuple[str, str]]
+"""Siblings from a leaf to the root as ``('left' | 'right', hex)``."""
+
+
+def merkle_root(leaves: Sequence[bytes]) -> str:
+    """Return the root of leaf hashes in the given order; of none, the hash of nothing.
+
+    >>> merkle_root([])[:14]
+    'sha256:e3b0c44'
+    """
+    return stream_root([np.frombuffer(b"".join(leaves), np.uint8).reshape(-1, DIGEST_BYTES)])
+
+
+def stream_root(blocks: Iterable[np.ndarray]) -> str:
+    """Return the root of leaves that arrive in blocks; memory does not grow with their number.
+
+    Args:
+        blocks: uint8 of shape (m, 32) each, any m, in tree order.
+    """
+    tops = [_top(block) for block in _regular(blocks)]
+    if not tops:
+        return "sha256:" + hashlib.sha256(b"").hexdigest()
+    return "sha256:" + _top(np.stack(tops)).tobytes().hex()
+
+
+def inclusion_proof(leaves: Sequence[bytes], index: int) -> Proof:
+    """Return the siblings from a leaf to the root.
+
+    Raises:
+        IndexError: There is no leaf with this index.
+    """
+    if not 0 <= index < len(leaves):
+        message = f"proof: expected an index below {len(leaves)}, got {index}"
+        raise IndexError(message)
+    proof = []
+    level = np.frombuffer(b"".join(leaves), np.uint8).reshape(-1, DIGEST_BYTES)
+    position = index
+    while len(level) > 1:
+        sibling = position ^ 1
+        if sibling < len(level):
+            side = "left" if sibling < position else "right"
+            proof.append((side, level[sibling].tobytes().hex()))
+        level = _parents(level)
+        position //= 2
+    return proof
+
+
+def verify_inclusion(leaf: bytes, proof: Sequence[tuple[str, str]], root: str) -> bool:
+    """Return whether the leaf is under the root."""
+    value = leaf
+    for side, sibling in proof:
+        other = bytes.fromhex(sibling)
+        value = _node(other, value) if side == "left" else _node(value, other)
+    return "sha256:" + value.hex() == root
+
+
+def absence_proof(leaves: Sequence[bytes], leaf: bytes) -> dict[str, Any]:
+    """Return the neighbours that enclose a value which is not among sorted leaves.
+
+    Returns:
+        ``left`` and ``right``, each None (the value lies before or after all leaves) or
+        ``{"index", "leaf", "proof"}``.
+
+    Raises:
+        ValueError: The leaf is in the tree.
+    """
+    place = bisect_left(leaves, leaf)
+    if place < len(leaves) and leaves[place] == leaf:
+        message = "proof of absence: expected a leaf that is not in the tree, got one that is"
+        raise ValueError(message)
+
+    def neighbour(index: int) -> dict[str, Any] | None:
+        if not 0 <= index < len(leaves):
+            return None
+        proof = inclusion_proof(leaves, index)
+        return {"index": index, "leaf": leaves[index].hex(), "proof": proof}
+
+    return {"left": neighbour(place - 1), "right": neighbour(place)}
+
+
+def verify_absence(leaf: bytes, proof: dict[str, Any], *, root: str, n_leaves: int) -> bool:
+    """Return whether the proof shows that no leaf of a sorted tree has this value.
+
+    Args:
+        leaf: Value that should not be there.
+        proof: Result of ``absence_proof``.
+        root: Root of the tree.
+        n_leaves: Number of leaves that the manifest states.
+    """
+    left, right = proof["left"], proof["right"]
+    if left is None and right is None:
+        return n_leaves == 0 and root == merkle_root([])
+    for side in (left, right):
+        if side is not None and not _stands_at(side, root, n_leaves):
+            return False
+    if left is None:
+        return bool(right["index"] == 0 and leaf < bytes.fromhex(right["leaf"]))
+    if right is None:
+        return bool(left["index"] == n_leaves - 1 and bytes.fromhex(left["leaf"]) < leaf)
+    inside = bytes.fromhex(left["leaf"]) < leaf < bytes.fromhex(right["leaf"])
+    return bool(inside and right["index"] == left["index"] + 1)
+
+
+def _stands_at(neighbour: dict[str, Any], root: str, n_leaves: int) -> bool:
+    """Return whether a leaf is in the tree at its index: the sides of its proof tell the place."""
+    sides, position, size = [], neighbour["index"], n_leaves
+    if not 0 <= position < n_leaves:
+        return False
+    while size > 1:
+        if position ^ 1 < size:
+            sides.append("left" if position & 1 else "right")
+        position, size = position // 2, (size + 1) // 2
+    proof = [(side, sibling) for side, sibling in neighbour["proof"]]
+    in_place = [side for side, _ in proof] == sides
+    return in_place and verify_inclusion(bytes.fromhex(neighbour["leaf"]), proof, root)
+
+
+def _top(level: np.ndarray) -> np.ndarray:
+    while len(level) > 1:
+        level = _parents(level)
+    top: np.ndarray = level[0]
+    return top
+
+
+def _parents(level: np.ndarray) -> np.ndarray:
+    """Return the next level; whole columns are hashed at once, few nodes one by one."""
+    n_pairs = len(level) // 2
+    pairs = level[: 2 * n_pairs].reshape(n_pairs, 2 * DIGEST_BYTES)
+    prefixed = np.empty((n_pairs, 1 + 2 * DIGEST_BYTES), np.uint8)
+    prefixed[:, 0] = 1
+    prefixed[:, 1:] = pairs
+    if n_pairs < _SMALL:
+        joined = b"".join(hashlib.sha256(row.tobytes()).digest() for row in prefixed)
+        made = np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
+    else:
+        made = sha256_array(binary_rows(prefixed))
+    return np.concatenate([made, level[2 * n_pairs :]])
+
+
+def _regular(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Cut blocks to a power of two, so that the top of each is a node of the whole tree."""
+    waiting: list[np.ndarray] = []
+    n_waiting = 0
+    for block in blocks:
+        waiting.append(block)
+        n_waiting += len(block)
+        if n_waiting >= _BLOCK:
+            joined = np.concatenate(waiting)
+            full = n_waiting - n_waiting % _BLOCK
+            yield from (joined[start : start + _BLOCK] for start in range(0, full, _BLOCK))
+            waiting, n_waiting = [joined[full:]], n_waiting - full
+    if n_waiting:
+        yield np.concatenate(waiting)
+
+
+def _node(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\x01" + left + right).digest()
