@@ -12,7 +12,6 @@ Salts lie in a table that is erased with the record: afterwards a leaf identifie
 from __future__ import annotations
 
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -24,13 +23,11 @@ import pyarrow.compute as pc
 
 from governance.digests import canonical_json
 from governance.errors import DataError
-from governance.hashing import binary_rows, digest_matrix, sha256_array
+from governance.hashing import binary_rows, digest_matrix, in_slices, sha256_array
 from governance.storage import BUCKET, append_table, read_table, table_exists
 
 ROW_FORMAT = "r2u-row/2"
 SALT_BYTES = 32
-_SLICE = 1 << 16
-_THREADS = 2
 
 
 def ensure_salts(path: Path, table: pa.Table, *, record_id_column: str, transaction: str) -> None:
@@ -77,17 +74,13 @@ def record_leaves(table: pa.Table, salts: pa.Table, *, record_id_column: str) ->
             f"{places.null_count} have none"
         )
         raise DataError(message)
-    salt_column = salts["salt"].take(places)
+    salt_bytes = digest_matrix(salts["salt"].take(places))
 
-    def slice_leaves(start: int) -> np.ndarray:
-        part = digest_matrix(salt_column.slice(start, _SLICE))
-        return sha256_array(_messages(table.slice(start, _SLICE), part))
+    def slice_leaves(start: int, size: int) -> np.ndarray:
+        messages = _messages(table.slice(start, size), salt_bytes[start : start + size])
+        return sha256_array(messages)
 
-    starts = range(0, table.num_rows, _SLICE)
-    if len(starts) <= 1:
-        return slice_leaves(0)
-    with ThreadPoolExecutor(_THREADS) as pool:  # Arrow, NumPy and DuckDB release the lock
-        return np.concatenate(list(pool.map(slice_leaves, starts)))
+    return in_slices(table.num_rows, slice_leaves)
 
 
 def row_format(schema: pa.Schema) -> dict[str, Any]:

@@ -1,17 +1,24 @@
-"""SHA-256 over whole Arrow columns: DuckDB hashes them, several times faster than a Python loop."""
+"""SHA-256 over whole Arrow columns, on all cores, several times faster than a loop in Python.
+
+``polars-hash`` computes the digests in compiled code with the processor's SHA instructions.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import os
+from binascii import hexlify, unhexlify
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-import duckdb
 import numpy as np
+import polars as pl
+import polars_hash as plh
 import pyarrow as pa
 import pyarrow.compute as pc
 
 DIGEST_BYTES = 32
-_SMALL = 512  # below it, a loop costs less than a query
+_SLICE = 1 << 13
 _HMAC_BLOCK = 64
 
 
@@ -24,14 +31,7 @@ def sha256_array(messages: pa.Array) -> np.ndarray:
     Returns:
         uint8 of shape (n, 32), in the order of the messages.
     """
-    if len(messages) < _SMALL:
-        joined = b"".join(hashlib.sha256(message).digest() for message in messages.to_pylist())
-        return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
-    cursor = _connection().cursor()
-    cursor.register("messages", pa.table({"message": messages}))
-    digests = cursor.sql("SELECT unhex(sha256(message)) AS digest FROM messages").to_arrow_table()
-    cursor.close()
-    return digest_matrix(digests["digest"])
+    return in_slices(len(messages), lambda start, size: _hashed(messages.slice(start, size)))
 
 
 def hmac_array(key: bytes, messages: pa.Array) -> np.ndarray:
@@ -51,8 +51,25 @@ def hmac_array(key: bytes, messages: pa.Array) -> np.ndarray:
         message = f"HMAC: expected a key of at most {_HMAC_BLOCK} bytes, got {len(key)}"
         raise ValueError(message)
     padded = np.frombuffer(key.ljust(_HMAC_BLOCK, b"\x00"), np.uint8)
-    inner = sha256_array(_prefixed((padded ^ 0x36).tobytes(), messages))
-    return sha256_array(_prefixed((padded ^ 0x5C).tobytes(), binary_rows(inner)))
+    inner, outer = (padded ^ 0x36).tobytes(), (padded ^ 0x5C).tobytes()
+
+    def keyed(start: int, size: int) -> np.ndarray:
+        first = _hashed(_prefixed(inner, messages.slice(start, size)))
+        return _hashed(_prefixed(outer, binary_rows(first)))
+
+    return in_slices(len(messages), keyed)
+
+
+def in_slices(n: int, work: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """Run ``work(start, size)`` over slices of n rows on all cores and join the results.
+
+    The work must release the interpreter's lock, as Arrow, NumPy and Polars do.
+    """
+    starts = range(0, n, _SLICE)
+    if len(starts) <= 1:
+        return work(0, n)
+    sizes = [min(_SLICE, n - start) for start in starts]
+    return np.concatenate(list(_pool().map(work, starts, sizes)))
 
 
 def binary_rows(matrix: np.ndarray) -> pa.Array:
@@ -77,6 +94,23 @@ def digest_matrix(column: pa.ChunkedArray) -> np.ndarray:
     return joined.reshape(-1, DIGEST_BYTES)
 
 
+def hex_array(digests: np.ndarray) -> pa.Array:
+    """Return digests, uint8 of shape (n, 32), as lower-case hexadecimal strings."""
+    digits = np.frombuffer(hexlify(np.ascontiguousarray(digests)), np.uint8)
+    return binary_rows(digits.reshape(-1, 2 * DIGEST_BYTES)).cast(pa.string())
+
+
+def _hashed(messages: pa.Array) -> np.ndarray:
+    column = pl.DataFrame({"message": pl.from_arrow(messages.cast(pa.large_binary()))})
+    hexadecimal = column.select(plh.col("message").chash.sha2_256()).to_series()
+    text = hexadecimal.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_string())
+    if not len(text):
+        return np.zeros((0, DIGEST_BYTES), np.uint8)
+    start, size = text.offset * 2 * DIGEST_BYTES, len(text) * 2 * DIGEST_BYTES
+    digits = memoryview(text.buffers()[2])[start : start + size]
+    return np.frombuffer(unhexlify(digits), np.uint8).reshape(-1, DIGEST_BYTES)
+
+
 def _prefixed(prefix: bytes, messages: pa.Array) -> pa.Array:
     kind = pa.large_binary()
     return pc.binary_join_element_wise(
@@ -85,8 +119,5 @@ def _prefixed(prefix: bytes, messages: pa.Array) -> pa.Array:
 
 
 @cache
-def _connection() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(
-        ":memory:",
-        config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"},
-    )
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="hashing")

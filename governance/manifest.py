@@ -9,11 +9,13 @@ and identifies no one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +23,17 @@ import pyarrow.parquet as pq
 
 from governance.digests import digest_json
 from governance.errors import DataError
-from governance.hashing import binary_rows, digest_matrix
+from governance.hashing import binary_rows, digest_matrix, hex_array
 from governance.merkle import stream_root
-from governance.storage import query, sort_parquet
+from governance.storage import query
 from governance.workspace import Workspace
 
-_MEMBERS = pa.schema([("record_key", pa.string()), ("segment", pa.int8()), ("leaf", pa.binary())])
+_MEMBERS = pa.schema([("record_key", pa.binary()), ("segment", pa.int8()), ("leaf", pa.binary())])
+_ROW = np.dtype([("leaf", "u1", 32), ("segment", "i1"), ("key", "u1", 32)])
+_ASKED = pa.schema([("record_key", pa.binary())])
+_PARTITIONS = 256
+_SPOOL_BYTES = 1 << 20
+_GROUP_ROWS = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +81,12 @@ class Members:
     """Records of a part of a training table: pseudonym, first segment and commitment of each.
 
     Attributes:
-        record_keys: Pseudonyms, strings.
+        record_keys: Pseudonyms, uint8 of shape (n, 32).
         segments: int8 of shape (n,).
         leaves: uint8 of shape (n, 32).
     """
 
-    record_keys: pa.Array
+    record_keys: np.ndarray
     segments: np.ndarray
     leaves: np.ndarray
 
@@ -87,20 +94,62 @@ class Members:
 def write_members(path: Path, parts: Iterable[Members]) -> None:
     """Write who was in a training run, sorted by leaf, with bounded memory.
 
-    The order tells nothing of the table's, and is the order of the Merkle tree.
+    The order tells nothing of the table's, and is the order of the Merkle tree. Leaves are spread
+    evenly over their first byte, so each of 256 partitions is sorted alone; what is large is
+    spilled beside the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unsorted, temporary = path.with_name(f".{path.name}.parts"), path.with_name(f".{path.name}")
-    with pq.ParquetWriter(unsorted, _MEMBERS, compression="lz4", use_dictionary=False) as writer:
+    temporary = path.with_name(f".{path.name}")
+    with ExitStack() as stack:
+        spools = [
+            stack.enter_context(SpooledTemporaryFile(_SPOOL_BYTES, dir=path.parent))
+            for _ in range(_PARTITIONS)
+        ]
         for part in parts:
-            leaves = binary_rows(part.leaves).cast(pa.binary())
-            segments = pa.array(part.segments, pa.int8())
-            writer.write_batch(
-                pa.record_batch([part.record_keys, segments, leaves], schema=_MEMBERS)
-            )
-    sort_parquet(unsorted, temporary, by="leaf")
-    unsorted.unlink()
+            _spread(part, spools)
+        writer = stack.enter_context(
+            pq.ParquetWriter(temporary, _MEMBERS, compression="none", use_dictionary=False)
+        )
+        for rows in _grouped(_sorted_rows(spool) for spool in spools):
+            keys = binary_rows(rows["key"]).cast(pa.binary())
+            leaves = binary_rows(rows["leaf"]).cast(pa.binary())
+            segments = pa.array(np.ascontiguousarray(rows["segment"]), pa.int8())
+            writer.write_batch(pa.record_batch([keys, segments, leaves], schema=_MEMBERS))
     temporary.replace(path)
+
+
+def _spread(part: Members, spools: Sequence[IO[bytes]]) -> None:
+    """Append each row to the partition of its leaf's first byte."""
+    rows = np.empty(len(part.leaves), _ROW)
+    rows["leaf"], rows["segment"], rows["key"] = part.leaves, part.segments, part.record_keys
+    first = part.leaves[:, 0]
+    rows = rows[np.argsort(first, kind="stable")]
+    ends = np.cumsum(np.bincount(first, minlength=_PARTITIONS))
+    for spool, start, end in zip(spools, [0, *ends[:-1]], ends, strict=True):
+        spool.write(rows[start:end].tobytes())
+
+
+def _sorted_rows(spool: IO[bytes]) -> np.ndarray:
+    spool.seek(0)
+    rows = np.frombuffer(spool.read(), _ROW)
+    words = np.ascontiguousarray(rows["leaf"]).view(">u8").astype(np.uint64).reshape(-1, 4)
+    order = np.argsort(words[:, 0])
+    if (np.diff(words[order, 0]) == 0).any():  # one pair in 2**64 / n**2 tables, or a repeated row
+        order = np.lexsort(words.T[::-1])
+    spool.truncate(0)
+    sorted_rows: np.ndarray = rows[order]
+    return sorted_rows
+
+
+def _grouped(partitions: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Join small partitions, so that a row group of the file is worth its header."""
+    waiting: list[np.ndarray] = []
+    for rows in partitions:
+        waiting.append(rows)
+        if sum(map(len, waiting)) >= _GROUP_ROWS:
+            yield np.concatenate(waiting)
+            waiting = []
+    yield np.concatenate([np.empty(0, _ROW), *waiting])
 
 
 def members_root(path: Path, segment: int | None = None) -> tuple[str, int]:
@@ -126,7 +175,7 @@ def read_leaves(path: Path) -> dict[str, bytes]:
         DataError: As ``read_members``.
     """
     table = _read(path)
-    return dict(zip(table["record_key"].to_pylist(), table["leaf"].to_pylist(), strict=True))
+    return dict(zip(_key_texts(table), table["leaf"].to_pylist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +220,7 @@ def set_difference(parent: Path, child: Path, asked_keys: Collection[str]) -> Se
     """
     for path in (parent, child):
         _read(path, columns=["leaf"])
-    asked = pa.table({"record_key": pa.array(sorted(asked_keys), pa.string())})
+    asked = pa.table({"record_key": [bytes.fromhex(key) for key in sorted(asked_keys)]}, _ASKED)
     row = query(
         """
         SELECT count(p.leaf) AS parent, count(c.leaf) AS child,
@@ -196,8 +245,7 @@ def read_members(path: Path) -> dict[str, int]:
         DataError: The file is missing or damaged: then nobody knows what the model saw.
     """
     table = _read(path, columns=["record_key", "segment"])
-    keys, segments = table["record_key"].to_pylist(), table["segment"].to_pylist()
-    return dict(zip(keys, segments, strict=True))
+    return dict(zip(_key_texts(table), table["segment"].to_pylist(), strict=True))
 
 
 def models_holding(workspace: Workspace, record_keys: set[str]) -> list[str]:
@@ -207,6 +255,10 @@ def models_holding(workspace: Workspace, record_keys: set[str]) -> list[str]:
         for path in workspace.models.glob("*/members.parquet")
         if record_keys & read_members(path).keys()
     )
+
+
+def _key_texts(table: pa.Table) -> list[str]:
+    return list(hex_array(digest_matrix(table["record_key"])).to_pylist())
 
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:

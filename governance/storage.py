@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,18 +146,6 @@ def query(
             connection.register(name, data)
         connection.execute("SET enable_external_access=false")
         return connection.sql(sql).to_arrow_table()
-
-
-def sort_parquet(source: Path, target: Path, *, by: str, memory_limit: str = "1GB") -> None:
-    """Write the rows of a Parquet file sorted by a column; what does not fit spills beside it."""
-    scratch = target.with_name(f"{target.name}.sorting")
-    settings = {"memory_limit": memory_limit, "temp_directory": str(scratch)}
-    try:
-        with duckdb.connect(":memory:", config=settings) as connection:
-            rows = connection.read_parquet(str(source)).order(f'"{by}"')
-            rows.write_parquet(str(target), compression="zstd")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def erase_records(

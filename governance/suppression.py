@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance.errors import PermanentError
-from governance.hashing import DIGEST_BYTES, binary_rows, hmac_array
+from governance.hashing import hex_array, hmac_array
 from governance.storage import append_table, read_table, table_exists
 
 _KEY_BYTES = 32
@@ -58,17 +58,19 @@ def pseudonym(key: bytes, kind: str, value: str) -> str:
     return hmac.new(key, f"{kind}\x00{value}".encode(), hashlib.sha256).hexdigest()
 
 
-def pseudonym_array(key: bytes, kind: str, values: pa.ChunkedArray) -> pa.Array:
-    """Return the pseudonym of each identifier as an Arrow array of strings, in order."""
+def pseudonym_digests(key: bytes, kind: str, values: pa.ChunkedArray) -> np.ndarray:
+    """Return the pseudonym of each identifier as uint8 of shape (n, 32), in order."""
     texts = pc.binary_join_element_wise(
         pa.scalar(f"{kind}\x00", pa.large_string()),
         values.cast(pa.large_string()).combine_chunks(),
         pa.scalar("", pa.large_string()),
     )
-    hashed = hmac_array(key, texts.cast(pa.large_binary()))
-    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
-    pairs = np.stack([digits[hashed >> 4], digits[hashed & 15]], axis=2)
-    return binary_rows(pairs.reshape(len(hashed), 2 * DIGEST_BYTES)).cast(pa.string())
+    return hmac_array(key, texts.cast(pa.large_binary()))
+
+
+def pseudonym_array(key: bytes, kind: str, values: pa.ChunkedArray) -> pa.Array:
+    """Return the pseudonym of each identifier as an Arrow array of hex strings, in order."""
+    return hex_array(pseudonym_digests(key, kind, values))
 
 
 def pseudonyms(key: bytes, kind: str, values: Sequence[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """MLflow: lineage and evidence for people. The only importer of it.
 
 MLflow lets finished runs be edited, so it is a window and never the truth: hashes go into params
-(which it refuses to change), and finalising a batch writes ledger and evidence first. Every call is
-idempotent: a run is found again by its model key or batch id.
+(which it refuses to change) and are repeated as tags on the version, and finalising a batch writes
+ledger and evidence first. Every call is idempotent: a run is found again by its key.
 
 The registered input example is zeros of the right shape, never a training row.
 """
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,35 +25,35 @@ from governance.errors import TrackingUnavailableError
 _log = logging.getLogger(__name__)
 
 _KEY_TAG = "r2u.key"
+_VERSION_TAG = "r2u.version"
+_REMOVED_TAG = "weights"
 
 
 class Tracker(Protocol):
     """What the stages need of a tracking server."""
 
-    def record_training(
+    def record_run(
         self,
         *,
+        key: str,
+        name: str,
         dataset: str,
-        model_key: str,
         params: dict[str, str],
         metrics: dict[str, float],
         tags: dict[str, str],
         artifacts: dict[str, Path],
     ) -> str:
-        """Record a training or unlearning run once and return its run id."""
-        ...
+        """Record a training, an unlearning or a batch once and return its run id.
 
-    def record_batch(
-        self,
-        *,
-        dataset: str,
-        batch_id: str,
-        params: dict[str, str],
-        metrics: dict[str, float],
-        tags: dict[str, str],
-        artifacts: dict[str, Path],
-    ) -> str:
-        """Record a batch once and return its run id."""
+        Args:
+            key: What the run is found by again: ``model:<model_key>`` or ``batch:<batch_id>``.
+            name: What people read in the list of runs.
+            dataset: Experiment.
+            params: Digests and ids; what was written first stays.
+            metrics: Accuracies as fractions, costs in seconds.
+            tags: What may change later.
+            artifacts: Files for people, without personal data.
+        """
         ...
 
     def register_version(
@@ -69,19 +70,22 @@ class Tracker(Protocol):
         ...
 
     def remove_weights(self, name: str, version: str) -> None:
-        """Delete the files of a version; its entry stays, tagged, for lineage."""
+        """Delete the files of a version; its entry stays, tagged, for lineage.
+
+        A repeat deletes nothing more. The files go also when somebody deleted the entry itself.
+        """
         ...
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias to a version."""
         ...
 
-    def alias_version(self, name: str, alias: str) -> str | None:
-        """Return the version that an alias points to."""
+    def aliases(self, name: str) -> dict[str, str]:
+        """Return the version that each alias points to; empty for an unknown model."""
         ...
 
-    def model_key_of(self, name: str, version: str) -> str | None:
-        """Return the model key that a version was registered for."""
+    def version_params(self, name: str, version: str) -> dict[str, str]:
+        """Return the params of a version's run; empty when there is no run of ours behind it."""
         ...
 
 
@@ -93,13 +97,34 @@ class MlflowTracker:
         self._uri = uri
         self._artifacts = artifacts
 
-    def record_training(self, *, model_key: str, **content: Any) -> str:
-        """Record a training or unlearning run once and return its run id."""
-        return self._record(key=f"model:{model_key}", name=model_key, **content)
-
-    def record_batch(self, *, batch_id: str, **content: Any) -> str:
-        """Record a batch once and return its run id."""
-        return self._record(key=f"batch:{batch_id}", name=f"batch {batch_id}", **content)
+    def record_run(
+        self,
+        *,
+        key: str,
+        name: str,
+        dataset: str,
+        params: dict[str, str],
+        metrics: dict[str, float],
+        tags: dict[str, str],
+        artifacts: dict[str, Path],
+    ) -> str:
+        """Record a training, an unlearning or a batch once and return its run id."""
+        with self._client() as client:
+            experiment = self._experiment(client, dataset)
+            found = client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
+            if found and found[0].info.status == "FINISHED":
+                return str(found[0].info.run_id)
+            labels = {_KEY_TAG: key, "mlflow.runName": name, **tags}
+            run = found[0] if found else client.create_run(experiment, tags=labels)
+            run_id = str(run.info.run_id)
+            for param in params.keys() - run.data.params.keys():  # a killed call wrote the others
+                client.log_param(run_id, param, params[param])
+            for metric, number in metrics.items():
+                client.log_metric(run_id, metric, float(number))
+            for path in artifacts.values():
+                client.log_artifact(run_id, str(path), "evidence")
+            client.set_terminated(run_id)
+            return run_id
 
     def register_version(
         self,
@@ -130,73 +155,61 @@ class MlflowTracker:
                 name,
                 source=uri,
                 run_id=run_id,
-                tags={**tags, "servable": str(servable).lower()},
+                tags={
+                    **client.get_run(run_id).data.params,
+                    **tags,
+                    "servable": str(servable).lower(),
+                },
             )
+            client.set_tag(run_id, _VERSION_TAG, f"{name}/{version.version}")
             return str(version.version)
 
     def remove_weights(self, name: str, version: str) -> None:
-        """Delete the files of a version; its entry stays, tagged, for lineage."""
+        """Delete the files of a version; its entry stays, tagged, for lineage.
+
+        A repeat deletes nothing more. The files go also when somebody deleted the entry itself.
+        """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         with self._client() as client:
-            found = client.get_model_version(name, version)
-            run = client.get_run(found.run_id)
-            models = run.outputs.model_outputs if run.outputs else []
-            places = [client.get_logged_model(m.model_id).artifact_location for m in models]
-            for place in (*places, f"{run.info.artifact_uri}/model"):
-                repository = get_artifact_repository(place)
-                if repository.list_artifacts():
-                    repository.delete_artifacts()
-            client.set_model_version_tag(name, version, "weights", "removed")
+            found = _known(partial(client.get_model_version, name, version))
+            for run in self._runs_of(client, name, version, found):
+                for place in _weight_places(client, run):
+                    repository = get_artifact_repository(place)
+                    if repository.list_artifacts():
+                        repository.delete_artifacts()
+            if found is not None:
+                client.set_model_version_tag(name, version, _REMOVED_TAG, "removed")
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias to a version."""
         with self._client() as client:
             client.set_registered_model_alias(name, alias, version)
 
-    def alias_version(self, name: str, alias: str) -> str | None:
-        """Return the version that an alias points to."""
+    def aliases(self, name: str) -> dict[str, str]:
+        """Return the version that each alias points to; empty for an unknown model."""
         with self._client() as client:
             models = client.search_registered_models(f"name = '{name}'")
             if not models:
-                return None
-            version = models[0].aliases.get(alias)
-            return None if version is None else str(version)
+                return {}
+            return {alias: str(version) for alias, version in models[0].aliases.items()}
 
-    def model_key_of(self, name: str, version: str) -> str | None:
-        """Return the model key that a version was registered for."""
+    def version_params(self, name: str, version: str) -> dict[str, str]:
+        """Return the params of a version's run; empty when there is no run of ours behind it."""
         with self._client() as client:
-            run_id = client.get_model_version(name, version).run_id
-            key = client.get_run(run_id).data.params.get("model_key")
-            return None if key is None else str(key)
+            found = _known(partial(client.get_model_version, name, version))
+            if found is None or not found.run_id:
+                return {}
+            run = _known(partial(client.get_run, found.run_id))
+            return {} if run is None else dict(run.data.params)
 
-    def _record(
-        self,
-        *,
-        key: str,
-        name: str,
-        dataset: str,
-        params: dict[str, str],
-        metrics: dict[str, float],
-        tags: dict[str, str],
-        artifacts: dict[str, Path],
-    ) -> str:
-        with self._client() as client:
-            experiment = self._experiment(client, dataset)
-            found = client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
-            if found and found[0].info.status == "FINISHED":
-                return str(found[0].info.run_id)
-            labels = {_KEY_TAG: key, "mlflow.runName": name, **tags}
-            run = found[0] if found else client.create_run(experiment, tags=labels)
-            run_id = str(run.info.run_id)
-            for param, value in params.items():
-                client.log_param(run_id, param, value)
-            for metric, number in metrics.items():
-                client.log_metric(run_id, metric, float(number))
-            for path in artifacts.values():
-                client.log_artifact(run_id, str(path), "evidence")
-            client.set_terminated(run_id)
-            return run_id
+    def _runs_of(self, client: Any, name: str, version: str, found: Any) -> list[Any]:
+        """Return the run of a version; by the run's own tag where the version was deleted."""
+        if found is not None and found.run_id:
+            run = _known(partial(client.get_run, found.run_id))
+            return [] if run is None else [run]
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        return list(client.search_runs(experiments, f"tags.`{_VERSION_TAG}` = '{name}/{version}'"))
 
     def _experiment(self, client: Any, dataset: str) -> str:
         known = client.get_experiment_by_name(dataset)
@@ -248,21 +261,42 @@ class MlflowTracker:
             raise TrackingUnavailableError(message) from error
 
 
+def _known(ask: Callable[[], Any]) -> Any:
+    """Return the answer of MLflow, None where it says that there is no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return ask()
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+            return None
+        raise
+
+
+def _weight_places(client: Any, run: Any) -> list[str]:
+    """Return every artifact folder in which weights of a run may lie."""
+    places = [f"{run.info.artifact_uri}/model"]
+    base = client.get_experiment(run.info.experiment_id).artifact_location
+    for output in run.outputs.model_outputs if run.outputs else []:
+        model_id = output.model_id
+        model = _known(partial(client.get_logged_model, model_id))
+        fallback = f"{base}/models/{model_id}/artifacts"  # its files outlive a deleted entry
+        places.append(fallback if model is None else str(model.artifact_location))
+    return places
+
+
 @dataclass
 class MemoryTracker:
     """The in-memory twin for tests: the same rules, no MLflow."""
 
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    aliases: dict[tuple[str, str], str] = field(default_factory=dict)
+    pointers: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def record_training(self, *, model_key: str, **content: Any) -> str:
-        """Record a training or unlearning run once and return its run id."""
-        return self._record(f"model:{model_key}", content)
-
-    def record_batch(self, *, batch_id: str, **content: Any) -> str:
-        """Record a batch once and return its run id."""
-        return self._record(f"batch:{batch_id}", content)
+    def record_run(self, *, key: str, **content: Any) -> str:
+        """Record a training, an unlearning or a batch once and return its run id."""
+        self.runs.setdefault(key, content)
+        return key
 
     def register_version(self, *, name: str, run_id: str, tags: dict[str, str], **_: Any) -> str:
         """Register the model of a run once and return its version."""
@@ -270,30 +304,35 @@ class MemoryTracker:
         known = [i for i, version in enumerate(versions, 1) if version["run_id"] == run_id]
         if known:
             return str(known[0])
+        tags = {**self.runs[run_id]["params"], **tags, "servable": "false"}
         versions.append({"run_id": run_id, "tags": tags})
         return str(len(versions))
 
     def remove_weights(self, name: str, version: str) -> None:
         """Delete the files of a version; its entry stays, tagged, for lineage."""
-        self.versions[name][int(version) - 1]["tags"]["weights"] = "removed"
+        if (entry := self._entry(name, version)) is not None:
+            entry["tags"][_REMOVED_TAG] = "removed"
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias to a version."""
-        self.aliases[(name, alias)] = version
+        if self._entry(name, version) is None:
+            message = "MLflow: expected a version of the model, got none; register it first"
+            raise TrackingUnavailableError(message)
+        self.pointers.setdefault(name, {})[alias] = version
 
-    def alias_version(self, name: str, alias: str) -> str | None:
-        """Return the version that an alias points to."""
-        return self.aliases.get((name, alias))
+    def aliases(self, name: str) -> dict[str, str]:
+        """Return the version that each alias points to; empty for an unknown model."""
+        return dict(self.pointers.get(name, {}))
 
-    def model_key_of(self, name: str, version: str) -> str | None:
-        """Return the model key that a version was registered for."""
-        run_id = self.versions[name][int(version) - 1]["run_id"]
-        key = self.runs[run_id]["params"].get("model_key")
-        return None if key is None else str(key)
+    def version_params(self, name: str, version: str) -> dict[str, str]:
+        """Return the params of a version's run; empty when there is no run of ours behind it."""
+        entry = self._entry(name, version)
+        return {} if entry is None else dict(self.runs.get(entry["run_id"], {}).get("params", {}))
 
-    def _record(self, key: str, content: dict[str, Any]) -> str:
-        self.runs.setdefault(key, content)
-        return key
+    def _entry(self, name: str, version: str) -> dict[str, Any] | None:
+        versions = self.versions.get(name, [])
+        number = int(version)
+        return versions[number - 1] if 1 <= number <= len(versions) else None
 
 
 def open_tracker(uri: str, artifacts: Path) -> Tracker:

@@ -1,11 +1,17 @@
 """Stand-alone verifier of erasure certificates: the standard library and ``cryptography`` only.
 
     python -m governance.verifier CERTIFICATE --public-key KEY --bundle FOLDER --ledger FILE
+        --model WEIGHTS --head DIGEST
 
-An auditor runs it offline on their own machine. Checked, in this order: the signature of the DSSE
-envelope; the type and the fields of the statement; that the request is under the root of the sealed
-bundle; that every file of the bundle has its digest; that claim, verdict, controls and conditions
-allow a certificate; that the ledger is an unbroken, signed chain which holds the sealing entry.
+An auditor runs it offline on their own machine; a copy of this one file is enough. Checked, in this
+order: the signature of the DSSE envelope; the type and the fields of the statement; that the
+request is under the root of the sealed bundle; that every file of the bundle has its digest; that
+claim, verdict, controls and conditions allow a certificate; that the ledger is an unbroken, signed
+chain which holds the sealing entry, and the head that was noted elsewhere; that the weight file is
+the certified model, byte for byte.
+
+Lines that were cut off the end of a ledger leave a whole chain: only a head that was noted outside
+of it (the report and MLflow's parameters repeat it) shows them. A run says what it did not check.
 
 Exit code 0: all checks hold. 1: one failed; the line says which. 2: something could not be read.
 """
@@ -16,13 +22,14 @@ import argparse
 import base64
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -51,6 +58,29 @@ PREDICATE_FIELDS = frozenset(
     }
 )
 
+TENSOR_TYPES = {
+    "BOOL": ("torch.bool", 1),
+    "U8": ("torch.uint8", 1),
+    "I8": ("torch.int8", 1),
+    "F8_E4M3": ("torch.float8_e4m3fn", 1),
+    "F8_E5M2": ("torch.float8_e5m2", 1),
+    "U16": ("torch.uint16", 2),
+    "I16": ("torch.int16", 2),
+    "F16": ("torch.float16", 2),
+    "BF16": ("torch.bfloat16", 2),
+    "U32": ("torch.uint32", 4),
+    "I32": ("torch.int32", 4),
+    "F32": ("torch.float32", 4),
+    "U64": ("torch.uint64", 8),
+    "I64": ("torch.int64", 8),
+    "F64": ("torch.float64", 8),
+    "C64": ("torch.complex64", 8),
+}
+"""Types of a safetensors file: their name in a weights digest and their bytes per value."""
+_MAX_HEADER_BYTES = 100_000_000
+_BLOCK_BYTES = 1 << 20
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
 
 class CheckFailedError(Exception):
     """A check of a certificate failed."""
@@ -58,10 +88,17 @@ class CheckFailedError(Exception):
 
 @dataclass
 class VerificationResult:
-    """Outcome of a verification: every check with its detail."""
+    """Outcome of a verification.
+
+    Attributes:
+        ok: Every check that was made holds.
+        checks: Name, outcome and detail of each.
+        not_checked: What was not looked at, and what to give so that it is; one line each.
+    """
 
     ok: bool = True
     checks: list[tuple[str, bool, str]] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
 
     @property
     def problem(self) -> str | None:
@@ -76,6 +113,8 @@ def verify_certificate(
     public_key_path: Path,
     bundle_dir: Path | None = None,
     ledger_path: Path | None = None,
+    model_path: Path | None = None,
+    expected_head: str | None = None,
 ) -> VerificationResult:
     """Verify a certificate; stops at the first check that fails.
 
@@ -84,11 +123,16 @@ def verify_certificate(
         public_key_path: Ed25519 public key as PEM, obtained apart from the certificate.
         bundle_dir: Folder of the batch with ``bundle.json``; default: the certificate's parent's.
         ledger_path: Ledger file; default: where the workspace keeps it.
+        model_path: Weight file; default: where the workspace keeps the promoted model, if there.
+        expected_head: ``sha256:<hex>`` of a ledger head that was noted elsewhere.
+
+    Returns:
+        The outcome; a file that is missing or malformed is a failed check, not an exception.
     """
     folder = bundle_dir or path.resolve().parent.parent
-    ledger = ledger_path or folder.parent.parent / "ledger.jsonl"
+    ledger = ledger_path or folder.resolve().parent.parent / "ledger.jsonl"
     result = VerificationResult()
-    state: dict[str, Any] = {}
+    state: dict[str, Any] = {"expected_head": expected_head}
     steps: list[tuple[str, Callable[[], str]]] = [
         ("signature", lambda: _check_signature(path, public_key_path, state)),
         ("statement", lambda: _check_statement(path, state)),
@@ -96,20 +140,61 @@ def verify_certificate(
         ("bundle", lambda: _check_bundle(folder, state)),
         ("evidence", lambda: _check_evidence(folder, state)),
         ("ledger", lambda: _check_ledger(ledger, state)),
+        ("model", lambda: _check_model(folder, model_path, state)),
     ]
     for name, step in steps:
         try:
-            result.checks.append((name, True, step()))
+            detail = step()
         except CheckFailedError as error:
             result.checks.append((name, False, str(error)))
             result.ok = False
             break
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except _MALFORMED as error:
             detail = f"expected a well-formed file, got {type(error).__name__}"
             result.checks.append((name, False, detail))
             result.ok = False
             break
+        if detail:
+            result.checks.append((name, True, detail))
+    result.not_checked = state.get("not_checked", [])
     return result
+
+
+_MALFORMED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    UnsupportedAlgorithm,
+)
+
+
+def weights_digest(path: Path) -> str:
+    """Return the digest of the tensors in a safetensors file: names, types, shapes and bytes.
+
+    The digest says nothing of how the file spells them, so a file is refused unless it is the one
+    spelling that the writer makes: no other byte can change without the digest.
+
+    Raises:
+        CheckFailedError: The file is no safetensors file, or spelt in another way.
+        OSError: It cannot be read.
+    """
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        start, tensors = _read_header(file, path.stat().st_size)
+        for name, (kind, shape, offset, size) in sorted(tensors.items()):
+            state.update(f"{name}\x00{kind}\x00{tuple(shape)}\x00".encode())
+            file.seek(start + offset)
+            left = size
+            while left:
+                block = file.read(min(left, _BLOCK_BYTES))
+                if not block:
+                    _fail("the weight file was shortened while it was read")
+                state.update(block)
+                left -= len(block)
+    return "sha256:" + state.hexdigest()
 
 
 def canonical(value: object) -> bytes:
@@ -274,6 +359,7 @@ def _all_hold(controls: dict[str, bool]) -> bool:
 
 def _check_ledger(path: Path, state: dict[str, Any]) -> str:
     wanted, found, previous = state["predicate"]["ledger_entry"], False, GENESIS
+    heads: set[str] = set()
     lines = path.read_bytes().split(b"\n")
     if lines[-1] != b"":
         _fail("the last line is torn")
@@ -293,12 +379,93 @@ def _check_ledger(path: Path, state: dict[str, Any]) -> str:
         except InvalidSignature:
             _fail(f"line {number + 1}: the signature does not hold")
         previous = digest
+        heads.add(digest)
         sealed = entry["kind"] == "bundle_sealed"
         same = entry["body"].get("bundle_root") == state["predicate"]["bundle_root"]
         found = found or (sealed and same and wanted == {"seq": number, "digest": digest})
     if not found:
         _fail("the ledger does not hold the entry that sealed the bundle")
-    return f"{len(lines) - 1} entries are an unbroken chain"
+    head = state["expected_head"]
+    if head is None:
+        state.setdefault("not_checked", []).append(
+            "no ledger head given: lines cut off the end would not show; give one that was noted "
+            "elsewhere (--head)"
+        )
+        return f"{len(lines) - 1} entries are an unbroken chain"
+    if head not in heads:
+        _fail(
+            f"expected the head {head} in the chain, got {len(heads)} entries without it: lines "
+            "were cut off the end, or this is another ledger"
+        )
+    return f"{len(lines) - 1} entries are an unbroken chain, the expected head among them"
+
+
+def _check_model(folder: Path, given: Path | None, state: dict[str, Any]) -> str:
+    """Compare the weight file; an empty detail means that there was none to compare."""
+    path = given or _model_in_workspace(folder, state)
+    if path is None or (given is None and not path.is_file()):
+        state.setdefault("not_checked", []).append(
+            "model file not given: the certificate names the weights by their digest only; give "
+            "the file that is in use (--model)"
+        )
+        return ""
+    digest = weights_digest(path)
+    certified = "sha256:" + state["statement"]["subject"][0]["digest"]["sha256"]
+    if digest != certified:
+        _fail(
+            f"expected the certified weights {certified}, got {digest}: the file was changed "
+            "or is another model"
+        )
+    return f"{path.name} is the certified model"
+
+
+def _model_in_workspace(folder: Path, state: dict[str, Any]) -> Path | None:
+    if "result-model.json" not in state["bundle"]["files"]:
+        return None
+    key = _load((folder / "result-model.json").read_bytes()).get("model_key")
+    if not isinstance(key, str) or not key or "/" in key or key.startswith("."):
+        return None
+    return folder.resolve().parent.parent / "models" / key / "weights.safetensors"
+
+
+_Tensor = tuple[str, list[int], int, int]
+"""Type, shape, offset and size in bytes of one tensor."""
+
+
+def _read_header(file: BinaryIO, file_bytes: int) -> tuple[int, dict[str, _Tensor]]:
+    """Return where the data start and the tensors: 8 bytes of length, JSON, spaces, data."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(file_bytes, _MAX_HEADER_BYTES):
+        _fail("expected a safetensors file, got a header that is longer than the file")
+    raw = file.read(length)
+    header = _load(raw)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    if raw != text + b" " * (-len(text) % 8):
+        _fail("expected a safetensors header as its library writes it, got another spelling")
+    kinds = list(dict.fromkeys(entry["dtype"] for entry in header.values()))
+
+    def place(name: str) -> tuple[int, int, str]:
+        kind = header[name]["dtype"]
+        return -TENSOR_TYPES[kind][1], kinds.index(kind), name
+
+    if list(header) != sorted(header, key=place):
+        _fail("expected tensors in the order of the library, wide types first, got another")
+    tensors: dict[str, _Tensor] = {}
+    end = 0
+    for name, entry in header.items():
+        kind, width = TENSOR_TYPES[entry["dtype"]]
+        size = width
+        for extent in entry["shape"]:
+            if type(extent) is not int or extent < 0:
+                _fail("expected whole numbers as the shape of a tensor")
+            size *= extent
+        if len(entry) != 3 or entry["data_offsets"] != [end, end + size]:
+            _fail("expected tensors one after the other, got a gap, an overlap or other fields")
+        tensors[name] = (kind, entry["shape"], end, size)
+        end += size
+    if 8 + length + end != file_bytes:
+        _fail("expected the file to end with its last tensor, got missing or further bytes")
+    return 8 + length, tensors
 
 
 def _root(leaves: list[bytes]) -> str:
@@ -331,17 +498,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--public-key", type=Path, required=True)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--ledger", type=Path)
+    parser.add_argument("--model", type=Path, help="weight file that is in use")
+    parser.add_argument("--head", help="ledger head that was noted elsewhere, sha256:<hex>")
     options = parser.parse_args(arguments)
-    for path in (options.certificate, options.public_key):
-        if not path.is_file():
+    for path in (options.certificate, options.public_key, options.ledger, options.model):
+        if path is not None and not path.is_file():
             sys.stderr.write(f"expected a file at {path}, got none\n")
             return 2
+    if options.head is not None and not _DIGEST.fullmatch(options.head):
+        sys.stderr.write("expected --head as sha256: and 64 hex digits in small letters\n")
+        return 2
     result = verify_certificate(
         options.certificate,
         public_key_path=options.public_key,
         bundle_dir=options.bundle,
         ledger_path=options.ledger,
+        model_path=options.model,
+        expected_head=options.head,
     )
+    for line in result.not_checked:
+        sys.stdout.write(f"not checked: {line}\n")
     if result.ok:
         sys.stdout.write(f"ok: {len(result.checks)} checks hold\n")
         return 0

@@ -109,10 +109,9 @@ def _tainted_champion(context: StageContext) -> list[JSON]:
         return []
     erased = read_tombstones(context.workspace.tombstones)["record"]
     serving = {"the serving model": read_champion(context.workspace)}
-    version = context.tracker.alias_version(context.registered_model, "champion")
-    tagged = context.tracker.model_key_of(context.registered_model, version) if version else None
-    if tagged is not None:
-        serving["MLflow's alias 'champion'"] = tagged
+    for alias, version in context.tracker.aliases(context.registered_model).items():
+        params = context.tracker.version_params(context.registered_model, version)
+        serving[f"MLflow's alias {alias!r}"] = params.get("model_key", "")
     holding = set(models_holding(context.workspace, erased)) if erased else set()
     return [
         _warning(

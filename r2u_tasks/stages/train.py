@@ -21,7 +21,7 @@ from governance.digests import write_json
 from governance.errors import DataError
 from governance.manifest import Members, TrainingManifest, members_root, write_members
 from governance.storage import read_table, table_exists
-from governance.suppression import pseudonym_array
+from governance.suppression import pseudonym_digests
 from governance.workspace import safe_key
 from r2u_tasks.checkpoint import load_weights, save_weights
 from r2u_tasks.config import readiness_config, training_config, unlearning_config
@@ -183,7 +183,7 @@ def _members(
             record_id_column=columns.record_id,
         )
         yield Members(
-            pseudonym_array(context.pseudonym_key, "record", ids),
+            pseudonym_digests(context.pseudonym_key, "record", ids),
             np.array([segment_of[record_id] for record_id in ids.to_pylist()], np.int8),
             leaves,
         )
@@ -225,9 +225,10 @@ def register_model(
         for path in (folder / "manifest.json", folder / "readiness.json")
         if path.exists()
     }
-    run_id = context.tracker.record_training(
+    run_id = context.tracker.record_run(
+        key=f"model:{record.model_key}",
+        name=record.model_key,
         dataset=context.declaration.name,
-        model_key=record.model_key,
         params=params,
         metrics=record.metrics,
         tags=tags,

@@ -686,9 +686,10 @@ def _record_batch(
     pages = ("evidence.html", "evidence-replay.html")
     parent = load_record(context.workspace, plan["model_key"])
     model = load_record(context.workspace, promotion["model_key"])
-    context.tracker.record_batch(
+    context.tracker.record_run(
+        key=f"batch:{batch_id}",
+        name=f"batch {batch_id}",
         dataset=context.declaration.name,
-        batch_id=batch_id,
         params={
             "batch_id": batch_id,
             "lane": promotion["lane"],
