@@ -96,7 +96,7 @@ def digest_matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 def hex_array(digests: np.ndarray) -> pa.Array:
     """Return digests, uint8 of shape (n, 32), as lower-case hexadecimal strings."""
-    digits = np.frombuffer(hexlify(np.ascontiguousarray(digests)), np.uint8)
+    digits = np.frombuffer(hexlify(np.ascontiguousarray(digests).data), np.uint8)
     return binary_rows(digits.reshape(-1, 2 * DIGEST_BYTES)).cast(pa.string())
 
 

@@ -102,7 +102,7 @@ def write_members(path: Path, parts: Iterable[Members]) -> None:
     temporary = path.with_name(f".{path.name}")
     with ExitStack() as stack:
         spools = [
-            stack.enter_context(SpooledTemporaryFile(_SPOOL_BYTES, dir=path.parent))
+            stack.enter_context(SpooledTemporaryFile(_SPOOL_BYTES, dir=str(path.parent)))
             for _ in range(_PARTITIONS)
         ]
         for part in parts:

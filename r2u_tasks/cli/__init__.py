@@ -1,0 +1,1 @@
+"""Command line ``r2u``, a module for each group of commands."""
