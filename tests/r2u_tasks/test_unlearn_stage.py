@@ -8,12 +8,11 @@ import pytest
 from governance.digests import read_json
 from governance.ledger import read_entries
 from governance.verifier import verify_certificate
-from r2u_tasks.stages import unlearn
 from r2u_tasks.stages.classify import classify_data
 from r2u_tasks.stages.intake import submit_request
 from r2u_tasks.stages.requests import list_requests
 from r2u_tasks.stages.train import train_ready_model
-from r2u_tasks.stages.unlearn import run_batch
+from r2u_tasks.stages.unlearn import run_batch, steps
 
 pytestmark = pytest.mark.ml
 
@@ -67,17 +66,17 @@ def test_a_batch_killed_before_any_publication_goes_on(place, monkeypatch, step)
     older = fingerprints(root)
     assert len(older) == 2
     assert all(len(holders(root, needle)) >= 2 for needle in older)  # workspace and registry
-    write = unlearn.write_json
+    write = steps.write_json
 
     def killed_at(path, content):
         if path.name == f"{step}.json":
             raise Killed
         write(path, content)
 
-    monkeypatch.setattr(unlearn, "write_json", killed_at)
+    monkeypatch.setattr(steps, "write_json", killed_at)
     with pytest.raises(Killed):
         run_batch(run_id="night", **place)
-    monkeypatch.setattr(unlearn, "write_json", write)
+    monkeypatch.setattr(steps, "write_json", write)
     result = run_batch(run_id="night", **place)
 
     assert result["outcomes"] == {"forgotten": 1}

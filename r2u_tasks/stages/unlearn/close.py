@@ -1,0 +1,135 @@
+"""Sealing the evidence, certifying each request, and closing the batch."""
+
+from __future__ import annotations
+
+from governance.certificate import seal_bundle
+from governance.digests import write_json
+from governance.signing import load_or_make_signing_key
+from r2u_tasks.batch import drop_rows
+from r2u_tasks.models import load_record
+from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.unlearn.purge import forget_leftovers
+from r2u_tasks.stages.unlearn.steps import (
+    accepted_model,
+    approved_plan,
+    leased_requests,
+    move,
+    now,
+    once,
+    result_of,
+)
+
+
+def close_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSON:
+    """Seal the evidence, issue a certificate for each request, and delete what still remembers."""
+    context = open_context(dataset, root_uri)
+    result = once(context, batch_id, "result", lambda: _close(context, batch_id, token))
+    # In this order: a killed run still needs the rows before the result is there, and as long as a
+    # request is open the queue hands the batch to the next run.
+    drop_rows(context.workspace.batch(batch_id))
+    for request_id in approved_plan(context, batch_id)["requests"]:
+        context.queue.close(
+            request_id,
+            outcome="forgotten",
+            claim=result["claim"],
+            token=token,
+            now=now(),
+            details={"batch_id": batch_id, "model_key": result["model_key"]},
+        )
+    context.queue.release_lease(batch_id, token)
+    return result
+
+
+def _close(context: StageContext, batch_id: str, token: int) -> JSON:
+    """Do all of the closing but what the queue says, which comes last."""
+    workspace = context.workspace
+    folder = workspace.batch(batch_id)
+    plan = approved_plan(context, batch_id)
+    promotion = result_of(context, batch_id, "promotion")
+    accepted = accepted_model(context, batch_id) or {}
+    removed = forget_leftovers(context, batch_id, plan, promotion)
+    for request_id in plan["requests"]:
+        move(context, request_id, "propagated", token)
+    write_json(folder / "result-model.json", promotion)
+    rows = {row.request_id: row for row in leased_requests(context, batch_id)}
+    answered = once(
+        context, batch_id, "answers", lambda: {"at": now().isoformat(timespec="seconds")}
+    )
+    requests = [
+        {
+            "request_id": request_id,
+            "outcome": "forgotten",
+            "claim": promotion["claim"],
+            "lane": promotion["lane"],
+            "received_at": rows[request_id].received_at.isoformat(),
+            "due_at": rows[request_id].due_at.isoformat(),
+            "answered_at": answered["at"],
+        }
+        for request_id in plan["requests"]
+    ]
+    sealed: JSON = {"root": None}
+    if requests:
+        sealed = seal_bundle(
+            folder,
+            requests,
+            signing_key=load_or_make_signing_key(workspace.keys),
+            ledger=context.ledger,
+            ledger_path=workspace.ledger,
+        )
+    _record_batch(context, batch_id, plan, promotion, accepted, sealed)
+    context.ledger.append(
+        "batch_closed", {"batch_id": batch_id, "bundle_root": sealed["root"], **removed}
+    )
+    outcomes = {"forgotten": len(requests)}
+    outcomes |= {name: plan[name] for name in ("not_found", "already_forgotten") if plan[name]}
+    return {
+        "batch_id": batch_id,
+        "closed": sum(outcomes.values()),
+        "outcomes": outcomes,
+        "claim": promotion["claim"],
+        "lane": promotion["lane"],
+        "model_key": promotion["model_key"],
+        "removed": removed,
+    }
+
+
+def _record_batch(
+    context: StageContext,
+    batch_id: str,
+    plan: JSON,
+    promotion: JSON,
+    accepted: JSON,
+    sealed: JSON,
+) -> None:
+    folder = context.workspace.batch(batch_id)
+    names = ("plan.json", "erasure.json", "evidence.json", "evidence-replay.json", "bundle.json")
+    pages = ("evidence.html", "evidence-replay.html")
+    parent = load_record(context.workspace, plan["model_key"])
+    model = load_record(context.workspace, promotion["model_key"])
+    context.tracker.record_run(
+        key=f"batch:{batch_id}",
+        name=f"batch {batch_id}",
+        dataset=context.declaration.name,
+        params={
+            "batch_id": batch_id,
+            "lane": promotion["lane"],
+            "claim": promotion["claim"],
+            "plan_digest": plan["plan_digest"],
+            "policy_digest": plan["policy_digest"],
+            "parent_model_key": parent.model_key,
+            "parent_version": parent.model_version or "none",
+            "parent_manifest_root": plan["parent_manifest_root"],
+            "model_key": model.model_key,
+            "model_version": model.model_version or "none",
+            "manifest_root": model.manifest_root,
+            "bundle_root": sealed["root"] or "none",
+            "ledger_head": context.ledger.head(),
+        },
+        metrics={
+            "n_requests": float(plan["n_requests"]),
+            "n_records": float(plan["n_records"]),
+            **model.metrics,
+        },
+        tags={"verdict": accepted.get("verdict", "accept"), "claim": promotion["claim"]},
+        artifacts={name: folder / name for name in (*names, *pages) if (folder / name).exists()},
+    )

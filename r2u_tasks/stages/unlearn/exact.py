@@ -1,0 +1,82 @@
+"""The exact lane: train again without the records, from a state that never saw them."""
+
+from __future__ import annotations
+
+import time
+
+from r2u_tasks.config import readiness_config, training_config
+from r2u_tasks.evidence import judge, require_absent, train_pools
+from r2u_tasks.model import build_model
+from r2u_tasks.models import load_model, load_record
+from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.unlearn.candidate import (
+    batch_data,
+    cost_of,
+    model_before,
+    save_candidate,
+    summary,
+    write_evidence,
+)
+from r2u_tasks.stages.unlearn.steps import approved_plan, once, result_of
+from r2u_tasks.training import ProgressCallback, train_segments
+
+
+def replay_model(
+    *,
+    batch_id: str,
+    token: int,
+    dataset: str,
+    root_uri: str,
+    progress: ProgressCallback | None = None,
+) -> JSON:
+    """Run the exact lane, unless the approximate model was accepted."""
+    context = open_context(dataset, root_uri)
+    return once(context, batch_id, "exact", lambda: _exact(context, batch_id, token, progress))
+
+
+def _exact(
+    context: StageContext, batch_id: str, token: int, progress: ProgressCallback | None
+) -> JSON:
+    del token
+    approximate = result_of(context, batch_id, "approximate")
+    if approximate["verdict"] == "accept":
+        return {"skipped": True, "reason": "the approximate model was accepted"}
+    plan = approved_plan(context, batch_id)
+    declaration = context.declaration
+    parent = load_record(context.workspace, plan["model_key"])
+    splits, data = batch_data(context, batch_id, parent)
+    segment, lane = data.first_segment, plan["exact_lane"]
+    remaining = data.after
+    require_absent(data.forget.ids, remaining.records.ids)
+    model = (
+        model_before(context, parent, segment)
+        if lane == "replay"
+        else build_model(declaration, declaration.training.seed)
+    )
+    model_key = f"{lane}-{batch_id}"
+    cost = train_segments(
+        model,
+        remaining,
+        training=training_config(declaration.training),
+        readiness=readiness_config(declaration.readiness),
+        first_segment=segment,
+        checkpoints=context.workspace.model(model_key) / "checkpoints",
+        progress=progress,
+    )
+    started = time.perf_counter()
+    pools = train_pools(declaration, data, folder=context.workspace.pools)
+    evidence = judge(
+        declaration,
+        data,
+        pools,
+        original=load_model(context.workspace, declaration, parent),
+        candidate=model,
+        lane=lane,
+        unlearned_pool=None,
+    )
+    evidence["escalated_because"] = approximate["reasons"]
+    costs = cost_of(parent, cost.seconds, time.perf_counter() - started)
+    keep = tuple(k for k in parent.checkpoints if k <= segment and lane == "replay")
+    record = save_candidate(context, batch_id, model, splits, data, parent, evidence, keep, costs)
+    write_evidence(context, batch_id, evidence, record, parent, costs)
+    return summary(evidence, record)

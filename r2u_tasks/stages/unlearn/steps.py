@@ -1,0 +1,94 @@
+"""Bookkeeping of a batch: each step publishes one file, and returns it when it is run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from governance.deletion_queue import RequestRow
+from governance.digests import read_json, write_json
+from governance.errors import ReleaseBlockedError
+from governance.suppression import pseudonyms
+from r2u_tasks.batch import AskedRecords, plan_digest
+from r2u_tasks.stages.context import JSON, StageContext
+
+
+def once(context: StageContext, batch_id: str, step: str, work: Callable[[], JSON]) -> JSON:
+    """Return the published result of a step, doing the work when there is none."""
+    path = step_path(context, batch_id, step)
+    if not path.exists():
+        write_json(path, work())
+    return result_of(context, batch_id, step)
+
+
+def result_of(context: StageContext, batch_id: str, step: str) -> JSON:
+    """Return the published result of a step."""
+    result: JSON = read_json(step_path(context, batch_id, step))
+    return result
+
+
+def step_path(context: StageContext, batch_id: str, step: str) -> Path:
+    """Return the file of a step's result."""
+    return context.workspace.batch(batch_id) / f"{step}.json"
+
+
+def approved_plan(context: StageContext, batch_id: str) -> JSON:
+    """Return the plan.
+
+    Raises:
+        ReleaseBlockedError: It is not the plan that was made.
+    """
+    plan = result_of(context, batch_id, "plan")
+    if plan["plan_digest"] != plan_digest(plan):
+        message = f"batch {batch_id}: the plan was changed after it was made; plan again"
+        raise ReleaseBlockedError(message)
+    return plan
+
+
+def accepted_model(context: StageContext, batch_id: str) -> JSON | None:
+    """Return the outcome of the lane that the gate accepted, if one was."""
+    for step in ("approximate", "exact"):
+        result = result_of(context, batch_id, step)
+        if result.get("verdict") == "accept":
+            return result
+    return None
+
+
+def leased_requests(context: StageContext, batch_id: str) -> list[RequestRow]:
+    """Return the requests of a batch, closed ones included."""
+    return context.queue.batch_requests(batch_id)
+
+
+def asked_records(row: RequestRow) -> AskedRecords:
+    """Return what a request asks for."""
+    selector = None
+    if row.selector is not None:
+        selector = (row.selector["column"], row.selector["value"])
+    return AskedRecords(row.request_id, row.subject_key, tuple(row.record_keys), selector)
+
+
+def move(
+    context: StageContext, request_id: str, state: str, token: int, reason: str | None = None
+) -> None:
+    """Move a request of the batch to a state; a repeat changes nothing."""
+    context.queue.transition(request_id, state, token=token, now=now(), reason=reason)
+
+
+def record_keys(context: StageContext, rows: pa.Table) -> list[str]:
+    """Return the pseudonym of each row's record, in order."""
+    ids = rows[context.declaration.columns.record_id].to_pylist()
+    return pseudonyms(context.pseudonym_key, "record", ids)
+
+
+def subject_keys(context: StageContext, rows: pa.Table) -> list[str]:
+    """Return the pseudonyms of the subjects of the rows, each once."""
+    ids = rows[context.declaration.columns.subject_id].unique().to_pylist()
+    return pseudonyms(context.pseudonym_key, "subject", ids)
+
+
+def now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
