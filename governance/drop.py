@@ -1,10 +1,10 @@
 """California's DROP (Delete Act): names, hashes and files of the platform, both ways.
 
 A download is a ZIP with one CSV (``ID,Hash``) for each list and, when consumers changed their
-mind, one ``Removed`` CSV (``ID,Hash,ListType``). An answer is one CSV (``Id,Status``) for each list,
-named like the downloaded one. An identifier is standardised, encoded as UTF-8, hashed with SHA-256 and
-written as Base64 (44 characters); NDZ and NameVIN hash each field, join the Base64 texts and hash
-again.
+mind, one ``Removed`` CSV (``ID,Hash,ListType``). An answer is one CSV (``Id,Status``) for each
+list, named like the downloaded one. An identifier is standardised, encoded as UTF-8, hashed with
+SHA-256 and written as Base64 (44 characters); NDZ and NameVIN hash each field, join the Base64
+texts and hash again.
 
 Rules enforced here: an archive is read as a stream and never unpacked; its entries have plain names
 of the published pattern, a bounded size and a bounded ratio; counts are exact.
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from datetime import date
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from governance.errors import DataError
 
@@ -311,7 +311,7 @@ class _Limited(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any) -> int:
         data = self._stream.read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
