@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -231,7 +232,10 @@ class MlflowTracker:
         try:
             with mlflow.start_run(run_id=run_id):
                 info = mlflow.pytorch.log_model(
-                    model_object, name="model", input_example=input_example
+                    model_object,
+                    name="model",
+                    input_example=input_example,
+                    pip_requirements=_requirements(),  # inferring them takes seconds each time
                 )
         except Exception as error:  # export fails with many types, all of the user's own network
             _log.warning(
@@ -259,6 +263,11 @@ class MlflowTracker:
         except (MlflowException, ConnectionError) as error:
             message = f"MLflow: expected an answer, got {type(error).__name__}; try again later"
             raise TrackingUnavailableError(message) from error
+
+
+def _requirements() -> list[str]:
+    """Return what an exported program needs to be served; local labels (+cpu) are on no index."""
+    return [f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "numpy", "torch")]
 
 
 def _known(ask: Callable[[], Any]) -> Any:

@@ -32,6 +32,9 @@ from r2u_tasks.provenance import code_digest
 from r2u_tasks.seeding import derive_seed
 from r2u_tasks.training import SegmentedRecords, train_segments
 
+_SPAWN_S = 10.0
+"""A new process imports torch for seconds: less work than this is done here, model by model."""
+
 PoolProgress = Callable[[str, int, int], None]
 """Called with the pool's role, models done and models wanted."""
 
@@ -168,17 +171,18 @@ def _run_jobs(
     workers: int | None,
 ) -> Iterator[float]:
     n_workers = min(workers or os.cpu_count() or 1, len(missing))
-    if n_workers == 1:
-        for index in missing:
+    first, *rest = missing
+    spent = _train_one(declaration, arrays, role, first, paths[first])
+    yield spent
+    if n_workers == 1 or spent * len(rest) < _SPAWN_S:
+        for index in rest:
             yield _train_one(declaration, arrays, role, index, paths[index])
         return
     context = get_context("spawn")
     with ProcessPoolExecutor(
         n_workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
     ) as executor:
-        jobs = [
-            executor.submit(_train_one, declaration, arrays, role, i, paths[i]) for i in missing
-        ]
+        jobs = [executor.submit(_train_one, declaration, arrays, role, i, paths[i]) for i in rest]
         for job in as_completed(jobs):
             yield job.result()
 
