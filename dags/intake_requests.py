@@ -2,11 +2,13 @@
 
 **Purpose.** Reads the request files that were put into the inbox and stores every valid row in the
 deletion queue, with its legal deadline. Rows that cannot be understood go to the rejects folder
-with the reason, so that nothing is lost in silence.
+with the reason, so that nothing is lost in silence; a file that was read before changes nothing.
 
-**In:** CSV or JSON Lines files in the inbox. **Out:** the deletion queue; it wakes `unlearn_batch`.
+**In:** CSV, JSON Lines or Parquet files in the inbox, dropped there or sent over the API.
+**Out:** the deletion queue; it wakes `unlearn_batch`.
 
-**If it fails:** no request is lost; the files stay in the inbox and are read at the next run.
+**If it fails:** no request is lost and none is stored twice; a file that was not read to its end
+stays in the inbox and is read at the next run.
 """
 
 from __future__ import annotations

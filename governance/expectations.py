@@ -113,6 +113,33 @@ def result_suite() -> list[Expectation]:
     ]
 
 
+def request_suite() -> list[Expectation]:
+    """Return what must hold of deletion requests before they go into the queue.
+
+    Bad rows are sorted out with their reasons before; this says that the sorting worked.
+    """
+    words = {"regime": r"^[a-z][a-z0-9_-]*$", "hold_ground": r"^[a-z][a-z0-9_-]{0,60}$"}
+    words |= {"request_id": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$", "subject_key": r"^[0-9a-f]{64}$"}
+    return [
+        Expectation("ExpectTableRowCountToBeBetween", "critical", {"min_value": 1}),
+        Expectation(
+            "ExpectColumnValuesToBeBetween", "critical", {"column": "n_targets", "min_value": 1}
+        ),
+        *(
+            Expectation("ExpectColumnValuesToMatchRegex", "critical", {"column": n, "regex": regex})
+            for n, regex in words.items()
+        ),
+        Expectation(
+            "ExpectColumnValuesToMatchRegex",
+            "critical",
+            {"column": "received_at", "regex": r"^\d{4}-\d\d-\d\dT.*\+00:00$"},
+        ),
+        Expectation(
+            "ExpectColumnMeanToBeBetween", "warning", {"column": "is_good", "min_value": 0.5}
+        ),
+    ]
+
+
 def run_gate(name: str, frame: pd.DataFrame, suite: Sequence[Expectation]) -> GateResult:
     """Check a data frame against a suite.
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from governance.declaration import Declaration
 from governance.digests import digest_json
 from governance.errors import DataError
+from governance.request_rows import selector_value
 from governance.suppression import pseudonyms
 
 _ROWS = "forget.parquet"
@@ -26,7 +27,7 @@ _ROWS = "forget.parquet"
 
 @dataclass(frozen=True, slots=True)
 class AskedRecords:
-    """What one request asks for, as pseudonyms or as a selector."""
+    """What one request asks for: pseudonyms, or a column and the pseudonym of a value."""
 
     request_id: str
     subject_key: str | None
@@ -75,7 +76,7 @@ def match_requests(
         if request.record_keys:
             rows |= np.isin(record_keys, request.record_keys)
         if request.selector is not None:
-            rows |= _select(table, declaration, request.selector)
+            rows |= _select(table, declaration, key, request.selector)
         found[request.request_id] = int(rows.sum())
         mask |= rows
     subjects = tuple(r.subject_key for r in asked if r.subject_key is not None)
@@ -127,10 +128,14 @@ def _keys_of(table: pa.Table, column: str, key: bytes, kind: str) -> np.ndarray:
     return np.array([keys[value] for value in values], dtype=str)
 
 
-def _select(table: pa.Table, declaration: Declaration, selector: tuple[str, str]) -> np.ndarray:
+def _select(
+    table: pa.Table, declaration: Declaration, key: bytes, selector: tuple[str, str]
+) -> np.ndarray:
     column, value = selector
     allowed = (*declaration.columns.governance, declaration.columns.label.name)
     if column not in allowed:
         message = f"selector: expected one of {', '.join(allowed)}, got '{column}'"
         raise DataError(message)
-    return np.array([str(cell) == value for cell in table[column].to_pylist()], dtype=bool)
+    cells = [str(cell) for cell in table[column].to_pylist()]
+    wanted = {cell for cell in set(cells) if selector_value(key, column, cell) == value}
+    return np.array([cell in wanted for cell in cells], dtype=bool)

@@ -39,7 +39,7 @@ def request_add(
     as_json: AsJson = False,
 ) -> None:
     """Put one deletion request into the queue."""
-    from r2u_tasks.stages.intake import submit_request
+    from r2u_tasks.stages.requests import submit_request
 
     result = submit_request(
         dataset=dataset,

@@ -9,8 +9,7 @@ from governance.digests import read_json
 from governance.ledger import read_entries
 from governance.verifier import verify_certificate
 from r2u_tasks.stages.classify import classify_data
-from r2u_tasks.stages.intake import submit_request
-from r2u_tasks.stages.requests import list_requests
+from r2u_tasks.stages.requests import list_requests, submit_request
 from r2u_tasks.stages.train import train_ready_model
 from r2u_tasks.stages.unlearn import run_batch, steps
 
