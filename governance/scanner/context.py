@@ -1,0 +1,59 @@
+"""Words near a match: they make it certain, or take it away.
+
+The bytes around all undecided matches of a slice are cut out as rows of one width and searched in
+one call of Arrow's RE2 engine, whose time is linear in the bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from governance.scanner.matches import CERTAIN, FAINT, Matches
+from governance.scanner.text import BREAK, Text
+
+_BEFORE, _AFTER = 48, 24
+"""Bytes of context; a word for an identifier mostly stands before it."""
+
+
+def weigh(text: Text, matches: Matches, *, near: str, against: str) -> Matches:
+    """Return the matches with their levels raised or lowered by the words around them.
+
+    Args:
+        text: Slice of the matches.
+        matches: Matches of one entity.
+        near: Words that make a match certain; empty for none.
+        against: Words that make a plausible match faint, unless a word of ``near`` is there.
+    """
+    undecided = np.flatnonzero(matches.level < CERTAIN)
+    if not len(undecided) or not (near or against):
+        return matches
+    rows = _around(text, matches.start[undecided], matches.stop[undecided])
+    level = matches.level.copy()
+    speaks_for = _holds(rows, near)
+    speaks_against = _holds(rows, against) & ~speaks_for
+    level[undecided[speaks_for]] = CERTAIN
+    level[undecided[speaks_against]] = FAINT
+    return matches.with_level(level)
+
+
+def _around(text: Text, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Return uint8 ``[n, width]``: bytes of the same cell before and after each match."""
+    cell = text.cells_of(start)
+    first, last = text.cell_first[cell], text.cell_stop[cell]
+    before = start[:, None] + np.arange(-_BEFORE, 0)
+    after = stop[:, None] + np.arange(_AFTER)
+    at = np.concatenate([before, after], axis=1)
+    inside = (at >= first[:, None]) & (at < last[:, None])
+    return np.where(inside, text.lower[np.clip(at, 0, len(text.lower) - 1)], ord(" "))
+
+
+def _holds(rows: np.ndarray, words: str) -> np.ndarray:
+    if not words:
+        return np.zeros(len(rows), bool)
+    flat = np.ascontiguousarray(np.where(rows == BREAK, ord(" "), rows).astype(np.uint8))
+    cells = pa.Array.from_buffers(
+        pa.binary(rows.shape[1]), len(rows), [None, pa.py_buffer(flat)]
+    ).cast(pa.binary())
+    return np.asarray(pc.match_substring_regex(cells, words).to_numpy(zero_copy_only=False), bool)

@@ -1,0 +1,207 @@
+"""Scan columns and tables: masks by cell, counts by column, conclusions.
+
+Memory is that of one slice, whatever the size of the column; counts of parts add up, so that
+buckets can be scanned apart and joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from governance.scanner.cells import CellLooks, look_at
+from governance.scanner.decision import conclude, is_named
+from governance.scanner.entities import ENTITIES, NAMES
+from governance.scanner.findings import ColumnCounts, ColumnFindings, Evidence, Profile
+from governance.scanner.matches import CERTAIN, FAINT, PLAUSIBLE, Matches
+from governance.scanner.search import Searched, check_entities, searched, whole_cells
+from governance.scanner.slices import SLICE_BYTES
+
+Column: TypeAlias = pa.ChunkedArray | pa.Array
+
+
+def detect(column: Column, entity: str, *, name: str = "") -> np.ndarray:
+    """Return bool ``[n]``: the cell holds the entity.
+
+    Args:
+        column: Text, binary, numbers or dates; null counts as no.
+        entity: One of ``NAMES``.
+        name: Name of the column; where it speaks for the entity, a shape without a checksum is
+            enough (a phone number without its country).
+
+    Raises:
+        ValueError: The entity does not exist.
+    """
+    check_entities([entity])
+    mask = np.zeros(len(column), bool)
+    if pa.types.is_dictionary(column.type):
+        return _by_dictionary(column, entity, name)
+    text = as_text(column)
+    if text is None:
+        return mask
+    if ENTITIES[entity].find is None:
+        return _by_looks(text, entity, name)
+    level = FAINT if name and is_named(name, entity) else PLAUSIBLE
+    for part in searched(text):
+        found = part.matches(entity)
+        found = found.take(found.level >= level)
+        mask[part.text.cell[part.text.cells_of(found.start)]] = True
+    return mask
+
+
+def scan_column(
+    column: Column, *, name: str = "", entities: Sequence[str] = NAMES
+) -> ColumnFindings:
+    """Return what a column is and what it contains.
+
+    Args:
+        column: Text, binary, numbers or dates.
+        name: Name of the column: evidence of its own.
+        entities: Entities to look for.
+    """
+    return conclude(count_column(column, name=name, entities=entities))
+
+
+def scan_table(
+    table: pa.Table | Iterable[pa.RecordBatch | pa.Table], *, entities: Sequence[str] = NAMES
+) -> list[ColumnFindings]:
+    """Return the findings of every column.
+
+    Args:
+        table: A table, or batches of one that need not fit into memory together.
+        entities: Entities to look for.
+    """
+    total: dict[str, ColumnCounts] = {}
+    for batch in [table] if isinstance(table, pa.Table) else table:
+        for counts in count_table(batch, entities=entities):
+            total[counts.name] = total[counts.name] + counts if counts.name in total else counts
+    return [conclude(counts) for counts in total.values()]
+
+
+def count_table(
+    table: pa.Table | pa.RecordBatch, *, entities: Sequence[str] = NAMES
+) -> list[ColumnCounts]:
+    """Return the counts of every column; counts of the parts of a table add up."""
+    return [
+        count_column(column, name=name, entities=entities)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    ]
+
+
+def count_column(
+    column: Column, *, name: str = "", entities: Sequence[str] = NAMES
+) -> ColumnCounts:
+    """Return the counts of a column or of a part of it."""
+    check_entities(entities)
+    counts = ColumnCounts(name=name, profile=Profile(n_cells=len(column)))
+    text = as_text(column)
+    if text is None:
+        return counts
+    for part in searched(text, size=SLICE_BYTES):
+        counts += _count_slice(part, name, entities)
+    # A long cell comes in windows, each of which looks like one.
+    return counts
+
+
+def as_text(column: Column) -> Column | None:
+    """Return the column as text or binary; None where its type holds neither text nor numbers."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return as_text(column.cast(kind.value_type))
+    if pa.types.is_floating(kind):
+        # Numbers that went through a float, as they do where some are missing.
+        whole = pc.if_else(pc.equal(pc.floor(column), column), column, None)
+        small = pc.if_else(pc.less(pc.abs(whole), 2.0**53), whole, None)
+        return small.cast(pa.int64()).cast(pa.string())
+    if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+        return pc.binary_join(column, "\n")
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if pa.types.is_binary_view(kind):
+        return column.cast(pa.binary())
+    if _is_text(kind):
+        return column
+    if pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_temporal(kind):
+        return column.cast(pa.string())
+    return None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _by_dictionary(column: Column, entity: str, name: str) -> np.ndarray:
+    """Look at each value of a dictionary once."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    masks = []
+    for chunk in chunks:
+        values = np.append(detect(chunk.dictionary, entity, name=name), False)
+        codes = pc.fill_null(chunk.indices.cast(pa.int64()), len(values) - 1)
+        masks.append(values[codes.to_numpy(zero_copy_only=False)])
+    return np.concatenate(masks) if masks else np.zeros(0, bool)
+
+
+def _by_looks(text: Column, entity: str, name: str) -> np.ndarray:
+    """Return the cells that look like it, if the column as a whole is or contains the entity."""
+    mask = np.zeros(len(text), bool)
+    found = {finding.entity for finding in scan_column(text, name=name, entities=()).findings}
+    if entity not in found:
+        return mask
+    for part in searched(text):
+        mask[part.text.cell] |= _look(look_at(part.text), entity)
+    return mask
+
+
+def _look(looks: CellLooks, entity: str) -> np.ndarray:
+    return looks.name_like if entity == "person_name" else looks.address_like
+
+
+def _count_slice(part: Searched, name: str, entities: Sequence[str]) -> ColumnCounts:
+    text = part.text
+    looks = look_at(text)
+    evidence = {}
+    for entity in entities:
+        found = part.matches(entity)
+        if len(found):
+            evidence[entity] = _evidence(part, entity, found)
+    profile = Profile(
+        n_filled=int(looks.filled.sum()),
+        n_bytes=int((text.cell_stop - text.cell_first).sum()),
+        n_name_like=int(looks.name_like.sum()),
+        n_address_like=int(looks.address_like.sum()),
+        n_street_words=int(looks.street_words.sum()),
+    )
+    return ColumnCounts(name=name, profile=profile, evidence=evidence)
+
+
+def _evidence(part: Searched, entity: str, found: Matches) -> Evidence:
+    text = part.text
+    cell = text.cells_of(found.start)
+    whole = whole_cells(text, found)
+    counted = found.level >= PLAUSIBLE
+    names, n = np.unique(found.variant[counted], return_counts=True)
+    variants = {found.names[index]: int(count) for index, count in zip(names, n, strict=True)}
+    return Evidence(
+        entity=entity,
+        n_matches=int(counted.sum()),
+        n_cells=_n_different(cell[counted]),
+        n_certain=_n_different(cell[found.level == CERTAIN]),
+        n_whole=int((whole & counted).sum()),
+        n_whole_faint=int(whole.sum()),
+        variants={name: count for name, count in variants.items() if name},
+    )
+
+
+def _n_different(cell: np.ndarray) -> int:
+    """Count the different numbers of a sorted array."""
+    return int((np.diff(cell) != 0).sum()) + 1 if len(cell) else 0
