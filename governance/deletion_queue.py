@@ -401,11 +401,24 @@ class DeletionQueue:
         Raises:
             RequestError: The transition is not allowed, or the lease is not ours any more.
         """
+        self.transition_all([request_id], to_state, token=token, now=now, reason=reason)
+
+    def transition_all(
+        self,
+        request_ids: Sequence[str],
+        to_state: str,
+        *,
+        token: int,
+        now: datetime,
+        reason: str | None = None,
+    ) -> None:
+        """Move leased requests, all or none of them; otherwise like ``transition``."""
         with self._write() as connection:
-            row = self._row(connection, request_id)
-            self._require_lease(connection, row.batch_id, token)
-            if not _is_behind(row.state, to_state):
-                self._change(connection, row, State(to_state), now, reason)
+            for request_id in request_ids:
+                row = self._row(connection, request_id)
+                self._require_lease(connection, row.batch_id, token)
+                if not _is_behind(row.state, to_state):
+                    self._change(connection, row, State(to_state), now, reason)
 
     def close(
         self,
@@ -496,6 +509,23 @@ class DeletionQueue:
         with self._engine.connect() as connection:
             rows = connection.execute(statement).all()
         return [LeaseRow(row[0], _instant(row[1]), row[2]) for row in rows]
+
+    def truncate_log(self) -> None:
+        """Empty SQLite's write-ahead log, in which overwritten values stay readable.
+
+        Raises:
+            StoreBusyError: A reader held it for longer than the busy timeout.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        connection = self._engine.raw_connection()
+        try:
+            busy = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        finally:
+            connection.close()
+        if busy:
+            message = "deletion queue: expected to empty the write-ahead log, got a busy reader"
+            raise StoreBusyError(message)
 
     def dispose(self) -> None:
         """Close all connections."""

@@ -6,15 +6,19 @@ Rules enforced here:
 * no column statistics in the Delta log (they would hold names and e-mails in clear);
 * erasure joins against a table of ids, so no value of a person stands in a predicate or in the log;
 * an erasure is checked: A1 = A0 - B0, B1 = 0, C1 = C0 (all rows, rows to erase, untouched rows);
-* history is purged physically: old files vacuumed, old log entries cleaned, both verified.
+* history is purged physically: old files vacuumed, old log entries cleaned, both verified;
+* one writer at a time (a lock file beside the table): a purge would take the files of a write that
+  is not committed yet.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +45,23 @@ _NO_TRACES = {
 
 
 @dataclass(frozen=True, slots=True)
+class RowCensus:
+    """Rows of a version, how many of them are asked for, and a digest of the others."""
+
+    version: int
+    rows: int
+    hit: int
+    untouched: str
+
+
+@dataclass(frozen=True, slots=True)
 class ErasureCounts:
-    """Rows before, asked for, erased and after; digests of the rows that had to stay."""
+    """Rows before, asked for, erased and after; digests of the rows that had to stay.
+
+    ``superseded``: the erasure was interrupted, and another load replaced the table before its
+    rows were counted again. None of the asked rows is in that load; the rows that had to stay
+    cannot be compared any more.
+    """
 
     before: int
     asked: int
@@ -50,6 +69,7 @@ class ErasureCounts:
     after: int
     untouched_digest_before: str
     untouched_digest_after: str
+    superseded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +95,30 @@ def table_version(path: Path) -> int:
     return int(_open(path).version())
 
 
-def publish_table(path: Path, table: pa.Table, *, transaction: str) -> int:
+def publish_table(
+    path: Path, table: pa.Table, *, transaction: str, guard: Callable[[], None] | None = None
+) -> int:
     """Replace the whole table in one commit and return the new version.
 
     Args:
         path: Folder of the table.
         table: New content; partitioned by ``bucket`` if it has that column.
         transaction: Name of the write; a repeat with the same name changes nothing.
+        guard: Called when no one else can write any more; what it raises stops the write.
 
     Raises:
         DataError: The disk is full or not writable; the former version stays.
     """
-    return _write(path, table, mode="overwrite", transaction=transaction)
+    with _exclusive(path):
+        if guard is not None:
+            guard()
+        return _write(path, table, mode="overwrite", transaction=transaction)
 
 
 def append_table(path: Path, table: pa.Table, *, transaction: str) -> int:
     """Add rows in one commit and return the new version; otherwise like ``publish_table``."""
-    return _write(path, table, mode="append", transaction=transaction)
+    with _exclusive(path):
+        return _write(path, table, mode="append", transaction=transaction)
 
 
 def read_table(
@@ -148,8 +175,18 @@ def query(
         return connection.sql(sql).to_arrow_table()
 
 
+def count_rows(path: Path, record_ids: pa.Array, *, record_id_column: str) -> RowCensus:
+    """Count the rows of a table, those with one of the ids, and digest the others."""
+    return _census(path, _asked_ids(record_ids), record_id_column)
+
+
 def erase_records(
-    path: Path, record_ids: pa.Array, *, batch_id: str, record_id_column: str = "record_id"
+    path: Path,
+    record_ids: pa.Array,
+    *,
+    batch_id: str,
+    record_id_column: str = "record_id",
+    before: RowCensus | None = None,
 ) -> ErasureCounts:
     """Erase the rows with these ids and prove that only they are gone.
 
@@ -158,50 +195,37 @@ def erase_records(
         record_ids: Strings; ids that are not in the table count as asked and not erased.
         batch_id: Names the erasure; a repeat finds nothing left to erase.
         record_id_column: Column that the ids are compared with.
+        before: Rows before the first try of this erasure, so that a repeat counts them too.
 
     Raises:
         DigestMismatchError: Another row than the asked ones changed.
         StoreBusyError: Another writer was faster; run the step again.
     """
-    asked = pa.table({"_erase_id": pc.unique(record_ids.cast(pa.string()))})
-    before = _census(path, asked, record_id_column)
-    erased = 0
-    if before.hit:
-        delta = _open(path)
-        try:
-            metrics = (
-                delta.merge(
-                    asked,
-                    predicate=f"target.{record_id_column} = source._erase_id",
-                    source_alias="source",
-                    target_alias="target",
-                    commit_properties=CommitProperties(
-                        app_transactions=[Transaction(f"erase-{batch_id}", 1)]
-                    ),
-                )
-                .when_matched_delete()
-                .execute()
-            )
-        except CommitFailedError as error:
-            message = f"table {path.name}: another writer was faster; run the step again"
-            raise StoreBusyError(message) from error
-        erased = int(metrics["num_target_rows_deleted"])
-    after = _census(path, asked, record_id_column)
+    asked = _asked_ids(record_ids)
+    with _exclusive(path):
+        done = _open(path).transaction_version(f"erase-{batch_id}") is not None
+        if before is None or (not done and before.version != table_version(path)):
+            before = _census(path, asked, record_id_column)
+        if before.hit and not done:
+            _delete_rows(path, asked, record_id_column, f"erase-{batch_id}")
+        after = _census(path, asked, record_id_column)
+    superseded = done and after.version > before.version + 1 and not after.hit
     counts = ErasureCounts(
         before=before.rows,
         asked=asked.num_rows,
-        erased=erased,
-        after=after.rows,
+        erased=before.hit,
+        after=before.rows - before.hit if superseded else after.rows,
         untouched_digest_before=before.untouched,
-        untouched_digest_after=after.untouched,
+        untouched_digest_after=before.untouched if superseded else after.untouched,
+        superseded=superseded,
     )
-    if after.hit or erased != before.hit or after.rows != before.rows - before.hit:
+    if after.hit or counts.after != before.rows - before.hit:
         message = (
             f"erasure of {path.name}: expected {before.rows} - {before.hit} rows after it and none "
             f"of the asked ones, got {after.rows} rows and {after.hit} asked ones"
         )
         raise DigestMismatchError(message)
-    if before.untouched != after.untouched:
+    if counts.untouched_digest_before != counts.untouched_digest_after:
         message = f"erasure of {path.name}: rows that had to stay were changed"
         raise DigestMismatchError(message)
     return counts
@@ -210,26 +234,32 @@ def erase_records(
 def purge_history(path: Path) -> PurgeReport:
     """Delete every file and log entry that the current version does not need.
 
+    Files of a write that was killed count too: Delta's own clean-up does not see its staging files.
+
     Raises:
         DigestMismatchError: A file of an older version is still there afterwards.
     """
-    delta = _open(path)
-    removed = delta.vacuum(
-        retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True
-    )
     log = path / "_delta_log"
-    n_before = len(list(log.glob("*.json")))
-    delta = _open(path)
-    delta.create_checkpoint()
-    delta.cleanup_metadata()
-    n_after = len(list(log.glob("*.json")))
-    delta = _open(path)
-    wanted = {Path(uri.removeprefix("file://")).resolve() for uri in delta.file_uris()}
-    left = {file.resolve() for file in path.rglob("*.parquet") if log not in file.parents}
-    if left - wanted:
-        message = f"purge of {path.name}: {len(left - wanted)} files of old versions are left"
+    with _exclusive(path):
+        removed = len(
+            _open(path).vacuum(
+                retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True
+            )
+        )
+        n_before = len(list(log.glob("*.json")))
+        delta = _open(path)
+        delta.create_checkpoint()
+        delta.cleanup_metadata()
+        n_after = len(list(log.glob("*.json")))
+        wanted = {Path(uri.removeprefix("file://")).resolve() for uri in _open(path).file_uris()}
+        for file in _strays(path, wanted):
+            file.unlink()
+            removed += 1
+        left = _strays(path, wanted)
+    if left:
+        message = f"purge of {path.name}: {len(left)} files of old versions are left"
         raise DigestMismatchError(message)
-    return PurgeReport(len(removed), n_before - n_after, len(left))
+    return PurgeReport(removed, n_before - n_after, len(wanted))
 
 
 def with_buckets(table: pa.Table, subject_column: str, n_buckets: int) -> pa.Table:
@@ -275,15 +305,64 @@ def read_source(declaration: Declaration) -> pa.Table:
     return table.combine_chunks()
 
 
-@dataclass(frozen=True, slots=True)
-class _Census:
-    rows: int
-    hit: int
-    untouched: str
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Keep other processes from writing to a table; the lock goes with its holder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-def _census(path: Path, asked: pa.Table, column: str) -> _Census:
+def _asked_ids(record_ids: pa.Array) -> pa.Table:
+    return pa.table({"_erase_id": pc.unique(record_ids.cast(pa.string()))})
+
+
+def _delete_rows(path: Path, asked: pa.Table, column: str, transaction: str) -> None:
+    try:
+        (
+            _open(path)
+            .merge(
+                asked,
+                predicate=f"target.{column} = source._erase_id",
+                source_alias="source",
+                target_alias="target",
+                commit_properties=CommitProperties(app_transactions=[Transaction(transaction, 1)]),
+            )
+            .when_matched_delete()
+            .execute()
+        )
+    except CommitFailedError as error:
+        message = f"table {path.name}: another writer was faster; run the step again"
+        raise StoreBusyError(message) from error
+    except (OSError, DeltaError, pa.ArrowException) as error:
+        message = (
+            f"table {path.name}: expected to erase {asked.num_rows} rows, got "
+            f"{type(error).__name__}; is the disk full? The former version is untouched, run the "
+            "step again"
+        )
+        raise StoreBusyError(message) from error
+
+
+def _strays(path: Path, wanted: set[Path]) -> list[Path]:
+    """Return files below a table that no version needs: data files, and staging files of a kill."""
+    log = path / "_delta_log"
+    return [
+        file
+        for file in path.rglob("*")
+        if file.is_file()
+        and (file.resolve() not in wanted if log not in file.parents else _is_staging(file))
+    ]
+
+
+def _is_staging(file: Path) -> bool:
+    """Say whether a file of the log is one that a killed commit left behind."""
+    return "#" in file.name or file.name.endswith(".tmp")
+
+
+def _census(path: Path, asked: pa.Table, column: str) -> RowCensus:
     """Count rows and give an order-free digest of those that are not asked for."""
+    version = table_version(path)
     row = query(
         f"""
         SELECT count(*) AS n, count(a._erase_id) AS hit,
@@ -294,7 +373,7 @@ def _census(path: Path, asked: pa.Table, column: str) -> _Census:
         t=path,
         a=asked,
     ).to_pylist()[0]
-    return _Census(row["n"], row["hit"], f"sum-hash:{row['digest']}")
+    return RowCensus(version, row["n"], row["hit"], f"sum-hash:{row['digest']}")
 
 
 def _write(path: Path, table: pa.Table, *, mode: str, transaction: str) -> int:
@@ -355,7 +434,7 @@ def _load(declaration: Declaration) -> pa.Table:
             f"source {path.name}: expected a {declaration.source.format} file, "
             f"got something unreadable ({type(error).__name__})"
         )
-        raise DataError(message) from error
+        raise DataError(message) from None  # the cause quotes cells, and a log prints causes
 
 
 def _read_csv(declaration: Declaration) -> Callable[[Path], pa.Table]:

@@ -88,8 +88,7 @@ def test_a_batch_killed_before_any_publication_goes_on(place, monkeypatch, step)
     assert [e["seq"] for e in read_entries(root / "ledger.jsonl")] == list(
         range(len(read_entries(root / "ledger.jsonl")))
     )
-    if step != "erasure-raw":
-        assert read_json(batch / "erasure.json")["tables"]["raw"]["erased"] == 4
+    assert read_json(batch / "erasure.json")["tables"]["raw"]["erased"] == 4
     assert not (batch / "private").exists()
     for needle in older:
         assert holders(root, needle) == []

@@ -69,6 +69,12 @@ def _approximate(
     plan = approved_plan(context, batch_id)
     if plan["n_trained_records"] == 0:
         return _untouched(context, batch_id, plan)
+    if plan["n_unfinished_records"] > 0:
+        reason = (
+            f"the serving model also knows {plan['n_unfinished_records']} erased records of an "
+            "unfinished batch; only a model that is made without them can replace it"
+        )
+        return {"verdict": "retrain", "claim": None, "reasons": [reason], "model_key": None}
     parent = load_record(context.workspace, plan["model_key"])
     splits, data = batch_data(context, batch_id, parent)
     original = load_model(context.workspace, context.declaration, parent)

@@ -18,7 +18,7 @@ from r2u_tasks.models import ModelRecord, checkpoint_path, copy_checkpoints, sav
 from r2u_tasks.records import Splits, encode_splits
 from r2u_tasks.stages.context import JSON, StageContext
 from r2u_tasks.stages.train import commit_training, evaluate
-from r2u_tasks.stages.unlearn.steps import record_keys
+from r2u_tasks.stages.unlearn.steps import note_once, record_keys
 
 
 def batch_data(
@@ -131,7 +131,8 @@ def write_evidence(
     name = "evidence" if evidence["lane"] == "approximate" else "evidence-replay"
     write_json(folder / f"{name}.json", evidence)
     (folder / f"{name}.html").write_text(render_evidence(evidence), encoding="utf-8")
-    context.ledger.append(
+    note_once(
+        context,
         "evidence_recorded",
         {
             "batch_id": batch_id,

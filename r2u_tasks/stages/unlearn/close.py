@@ -13,7 +13,8 @@ from r2u_tasks.stages.unlearn.steps import (
     accepted_model,
     approved_plan,
     leased_requests,
-    move,
+    move_all,
+    note_once,
     now,
     once,
     result_of,
@@ -48,8 +49,7 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
     promotion = result_of(context, batch_id, "promotion")
     accepted = accepted_model(context, batch_id) or {}
     removed = forget_leftovers(context, batch_id, plan, promotion)
-    for request_id in plan["requests"]:
-        move(context, request_id, "propagated", token)
+    move_all(context, plan["requests"], "propagated", token=token)
     write_json(folder / "result-model.json", promotion)
     rows = {row.request_id: row for row in leased_requests(context, batch_id)}
     answered = once(
@@ -77,8 +77,8 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
             ledger_path=workspace.ledger,
         )
     _record_batch(context, batch_id, plan, promotion, accepted, sealed)
-    context.ledger.append(
-        "batch_closed", {"batch_id": batch_id, "bundle_root": sealed["root"], **removed}
+    note_once(
+        context, "batch_closed", {"batch_id": batch_id, "bundle_root": sealed["root"], **removed}
     )
     outcomes = {"forgotten": len(requests)}
     outcomes |= {name: plan[name] for name in ("not_found", "already_forgotten") if plan[name]}

@@ -45,7 +45,7 @@ def _exact(
     declaration = context.declaration
     parent = load_record(context.workspace, plan["model_key"])
     splits, data = batch_data(context, batch_id, parent)
-    segment, lane = data.first_segment, plan["exact_lane"]
+    segment, lane = plan["first_segment"], plan["exact_lane"]
     remaining = data.after
     require_absent(data.forget.ids, remaining.records.ids)
     model = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from governance.deletion_queue import RequestRow
+from governance.errors import DataError
 from governance.manifest import read_members
 from governance.storage import read_table
 from governance.suppression import read_tombstones
@@ -13,12 +14,16 @@ from r2u_tasks.models import load_record, read_champion
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.unlearn.steps import (
     asked_records,
+    is_in_batch,
     leased_requests,
-    move,
+    move_all,
+    note_once,
     now,
     once,
     record_keys,
 )
+
+_ABSENT = ("not_found", "already_forgotten")
 
 
 def plan_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSON:
@@ -28,12 +33,14 @@ def plan_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSO
     tombstone names the person.
     """
     context = open_context(dataset, root_uri)
-    return once(context, batch_id, "plan", lambda: _plan(context, batch_id, token))
+    return once(context, batch_id, "plan", lambda: make_plan(context, batch_id, token))
 
 
-def _plan(context: StageContext, batch_id: str, token: int) -> JSON:
-    rows = leased_requests(context, batch_id)
+def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
+    """Make the plan of a batch and keep its rows."""
+    rows = [row for row in leased_requests(context, batch_id) if _is_asked(row)]
     table = read_table(context.workspace.classified)
+    _require_whole(context, table)
     asked = [asked_records(row) for row in rows]
     matched = match_requests(table, context.declaration, context.pseudonym_key, asked)
     absent = _close_absent(context, rows, matched, token)
@@ -42,6 +49,8 @@ def _plan(context: StageContext, batch_id: str, token: int) -> JSON:
     members = read_members(context.workspace.model(champion.model_key) / "members.parquet")
     keys = record_keys(context, forget)
     segments = [members[key] for key in keys if key in members]
+    unfinished = _unfinished(context, members, keys)
+    touched = [*segments, *unfinished]
     plan: JSON = {
         "batch_id": batch_id,
         "model_key": champion.model_key,
@@ -53,15 +62,17 @@ def _plan(context: StageContext, batch_id: str, token: int) -> JSON:
         "n_records": forget.num_rows,
         "n_trained_records": len(segments),
         "n_subjects": len(set(forget[context.declaration.columns.subject_id].to_pylist())),
-        "exact_lane": choose_lane(segments) if segments else "none",
-        "first_segment": min(segments) if segments else None,
+        "n_unfinished_records": len(unfinished),
+        "exact_lane": choose_lane(touched) if segments else "none",
+        "first_segment": min(touched) if segments else None,
         "policy_digest": champion.policy_digest,
         "parent_manifest_root": champion.manifest_root,
         "parent_weights_digest": champion.weights_digest,
     }
     plan["plan_digest"] = plan_digest(plan)
     keep_rows(context.workspace.batch(batch_id), forget)
-    context.ledger.append(
+    note_once(
+        context,
         "batch_planned",
         {
             "batch_id": batch_id,
@@ -70,26 +81,50 @@ def _plan(context: StageContext, batch_id: str, token: int) -> JSON:
             "n_records": plan["n_records"],
         },
     )
-    for request_id in plan["requests"]:
-        move(context, request_id, "planned", token)
-        move(context, request_id, "approved", token)
+    move_all(context, plan["requests"], "planned", "approved", token=token)
     return plan
+
+
+def _is_asked(row: RequestRow) -> bool:
+    """Say whether a request is the batch's: to be served, or closed by it as absent."""
+    return is_in_batch(row) or row.outcome in _ABSENT
+
+
+def _require_whole(context: StageContext, classified: pa.Table) -> None:
+    """Refuse tables of which a killed classification published one: who is absent is not known.
+
+    Raises:
+        DataError: The raw table has other rows than the classified one.
+    """
+    n_raw = read_table(context.workspace.raw, columns=[context.declaration.columns.record_id])
+    if n_raw.num_rows != classified.num_rows:
+        message = (
+            f"plan: expected as many classified rows as raw ones, got {classified.num_rows} and "
+            f"{n_raw.num_rows}; run the classification again"
+        )
+        raise DataError(message)
+
+
+def _unfinished(context: StageContext, members: dict[str, int], keys: list[str]) -> list[int]:
+    """Return the segments of records that an unfinished batch erased and the model still knows."""
+    erased = read_tombstones(context.workspace.tombstones)["record"]
+    return [members[key] for key in (erased & members.keys()) - set(keys)]
 
 
 def _close_absent(
     context: StageContext, rows: list[RequestRow], matched: MatchedRecords, token: int
 ) -> dict[str, int]:
     tombstones = read_tombstones(context.workspace.tombstones)
-    counts = {"not_found": 0, "already_forgotten": 0}
+    subjects = tombstones["subject"] | tombstones["touched_subject"]
+    outcomes = {}
     for row in rows:
-        if matched.found[row.request_id] > 0:
-            continue
-        subjects = tombstones["subject"] | tombstones["touched_subject"]
-        known = row.subject_key in subjects or bool(set(row.record_keys) & tombstones["record"])
-        outcome = "already_forgotten" if known else "not_found"
-        counts[outcome] += 1
-        context.ledger.append("request_closed", {"request_id": row.request_id, "outcome": outcome})
+        if matched.found[row.request_id] == 0:
+            known = row.subject_key in subjects or bool(set(row.record_keys) & tombstones["record"])
+            outcomes[row.request_id] = "already_forgotten" if known else "not_found"
+    bodies = [{"request_id": name, "outcome": outcome} for name, outcome in outcomes.items()]
+    note_once(context, "request_closed", *bodies)
+    for request_id, outcome in outcomes.items():
         context.queue.close(
-            row.request_id, outcome=outcome, claim=None, token=token, now=now(), details=None
+            request_id, outcome=outcome, claim=None, token=token, now=now(), details=None
         )
-    return counts
+    return {name: list(outcomes.values()).count(name) for name in _ABSENT}

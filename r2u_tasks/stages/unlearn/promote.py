@@ -6,7 +6,14 @@ from governance.errors import ReleaseBlockedError
 from r2u_tasks.models import load_model, load_record
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.train import promote_alias, register_model
-from r2u_tasks.stages.unlearn.steps import accepted_model, approved_plan, move, once, result_of
+from r2u_tasks.stages.unlearn.steps import (
+    accepted_model,
+    approved_plan,
+    move_all,
+    note_once,
+    once,
+    result_of,
+)
 
 
 def promote_model(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSON:
@@ -24,19 +31,18 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
     accepted = accepted_model(context, batch_id)
     if accepted is None:
         reasons = result_of(context, batch_id, "exact")["reasons"]
-        for request_id in plan["requests"]:
-            move(context, request_id, "needs_person", token, reason="no lane was accepted")
+        why = "no lane was accepted"
+        move_all(context, plan["requests"], "needs_person", token=token, reason=why)
         message = (
             f"batch {batch_id}: no model was accepted, the one that knew the records was not "
             f"replaced: {'; '.join(reasons)}. Look at evidence.html of the batch and decide"
         )
         raise ReleaseBlockedError(message)
     record = load_record(context.workspace, accepted["model_key"])
-    for request_id in plan["requests"]:
-        move(context, request_id, "model_unlearned", token)
-        move(context, request_id, "verified_forgotten", token)
+    move_all(context, plan["requests"], "model_unlearned", "verified_forgotten", token=token)
     if not accepted.get("untouched"):
-        context.ledger.append(
+        note_once(
+            context,
             "model_unlearned",
             {
                 "batch_id": batch_id,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 
-from governance.deletion_queue import RequestRow
-from governance.digests import read_json, write_json
+from governance.deletion_queue import IN_BATCH, RequestRow, State
+from governance.digests import digest_json, read_json, write_json
 from governance.errors import ReleaseBlockedError
+from governance.ledger import read_entries
 from governance.suppression import pseudonyms
 from r2u_tasks.batch import AskedRecords, plan_digest
 from r2u_tasks.stages.context import JSON, StageContext
@@ -70,11 +71,30 @@ def asked_records(row: RequestRow) -> AskedRecords:
     return AskedRecords(row.request_id, row.subject_key, tuple(row.record_keys), selector)
 
 
-def move(
-    context: StageContext, request_id: str, state: str, token: int, reason: str | None = None
+def move_all(
+    context: StageContext,
+    request_ids: Sequence[str],
+    *states: str,
+    token: int,
+    reason: str | None = None,
 ) -> None:
-    """Move a request of the batch to a state; a repeat changes nothing."""
-    context.queue.transition(request_id, state, token=token, now=now(), reason=reason)
+    """Move the requests of the batch through states, all of them or none; a repeat is no change."""
+    for state in states:
+        context.queue.transition_all(request_ids, state, token=token, now=now(), reason=reason)
+
+
+def is_in_batch(row: RequestRow) -> bool:
+    """Say whether a request is still to be served: not held, cancelled or closed meanwhile."""
+    return State(row.state) in IN_BATCH
+
+
+def note_once(context: StageContext, kind: str, *bodies: JSON) -> None:
+    """Write entries into the ledger, but for those that a killed run of the step wrote."""
+    entries = read_entries(context.workspace.ledger)
+    written = {digest_json(entry["body"]) for entry in entries if entry["kind"] == kind}
+    for body in bodies:
+        if digest_json(body) not in written:
+            context.ledger.append(kind, body)
 
 
 def record_keys(context: StageContext, rows: pa.Table) -> list[str]:
