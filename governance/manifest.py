@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from governance.digests import digest_json
@@ -246,6 +247,25 @@ def read_members(path: Path) -> dict[str, int]:
     """
     table = _read(path, columns=["record_key", "segment"])
     return dict(zip(_key_texts(table), table["segment"].to_pylist(), strict=True))
+
+
+def find_members(path: Path, record_keys: Collection[str]) -> dict[str, int]:
+    """Return the segment of each of these record pseudonyms that is a member, with bounded memory.
+
+    Raises:
+        DataError: As ``read_members``.
+    """
+    wanted = pa.array([bytes.fromhex(key) for key in sorted(record_keys)], pa.binary())
+    found: dict[str, int] = {}
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(columns=["record_key", "segment"]):
+            rows = pa.Table.from_batches([batch])
+            rows = rows.filter(pc.is_in(rows["record_key"], value_set=wanted))
+            found.update(zip(_key_texts(rows), rows["segment"].to_pylist(), strict=True))
+    except (OSError, pa.ArrowException) as error:
+        message = f"{path.name}: expected the members of a model, got {type(error).__name__}"
+        raise DataError(message) from error
+    return found
 
 
 def models_holding(workspace: Workspace, record_keys: set[str]) -> list[str]:

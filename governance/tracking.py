@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from governance.errors import TrackingUnavailableError
+from governance.lineage import LineageGraph, ModelNode
 
 _log = logging.getLogger(__name__)
 
@@ -347,3 +348,60 @@ class MemoryTracker:
 def open_tracker(uri: str, artifacts: Path) -> Tracker:
     """Return the tracker of a tracking URI."""
     return MlflowTracker(uri, artifacts)
+
+
+def compare_lineage(tracker: Tracker, name: str, graph: LineageGraph) -> list[str]:
+    """Return how MLflow differs from our own records, one sentence each; empty when it does not.
+
+    Args:
+        tracker: MLflow.
+        name: Registered model.
+        graph: Our own lineage, which is the truth.
+
+    Raises:
+        TrackingUnavailableError: MLflow did not answer.
+    """
+    found = []
+    serving = None
+    for node in graph.models:
+        if node.serving and node.serving[-1].end is None:
+            serving = node
+        if node.model_version is not None:
+            params = tracker.version_params(name, node.model_version)
+            found += _version_differences(node, params)
+        elif node.serving:
+            found.append(f"{node.model_key} served and has no version; run `r2u mirror`")
+    pointed = tracker.aliases(name).get("champion")
+    expected = serving.model_version if serving else None
+    if pointed != expected:
+        found.append(
+            f"alias champion: expected version {expected or 'none'}, got {pointed or 'none'}; "
+            "run `r2u mirror`, and find out who moved it"
+        )
+    return found
+
+
+def lineage_params(node: ModelNode) -> dict[str, str]:
+    """Return what MLflow's run of a model must say, as params, which it refuses to change."""
+    return {
+        "model_key": node.model_key,
+        "kind": node.kind,
+        "parent_model_key": node.parent or "none",
+        "lane": node.lane or "none",
+        "claim": node.claim or "none",
+        "batch_id": node.batch_id or "none",
+        "weights_digest": node.weights_digest,
+        "manifest_root": node.manifest_root,
+        "policy_digest": node.policy_digest,
+    }
+
+
+def _version_differences(node: ModelNode, params: dict[str, str]) -> list[str]:
+    where = f"version {node.model_version} ({node.model_key})"
+    if not params:
+        return [f"{where}: expected a run of ours behind it, got none"]
+    return [
+        f"{where}: expected {param} {wanted[:24]}, got {params.get(param, 'none')[:24]}"
+        for param, wanted in lineage_params(node).items()
+        if params.get(param) != wanted
+    ]
