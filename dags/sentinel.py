@@ -2,6 +2,7 @@
 
 **Purpose.** Looks every hour for what would otherwise be seen too late: deadlines at 50, 80 and 100
 %, batches whose run died, a ledger that was changed, a serving model that knows an erased person.
+Writes to MLflow what is owed since it was down.
 
 **In:** queue, ledger, models. **Out:** a list of warnings, each with what to do.
 
@@ -24,7 +25,14 @@ def sentinel() -> None:
 
         return check(run_id=run_id, **workspace())
 
+    @task
+    def mirror_to_mlflow() -> dict:
+        from r2u_tasks.stages.mirror import mirror
+
+        return mirror(**workspace())
+
     look_around()
+    mirror_to_mlflow()
 
 
 sentinel()

@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 _KEY_TAG = "r2u.key"
 _VERSION_TAG = "r2u.version"
 _REMOVED_TAG = "weights"
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""MLflow's own defaults wait for minutes on a server that is down; a batch owes and goes on."""
 
 
 class Tracker(Protocol):
@@ -68,7 +70,16 @@ class Tracker(Protocol):
         weights_path: Path,
         tags: dict[str, str],
     ) -> str:
-        """Register the model of a run once and return its version."""
+        """Register the model of a run once and return its version.
+
+        Args:
+            name: Registered model.
+            run_id: From ``record_run``; its params become tags of the version.
+            model_object: The model; None when its weights are gone: the version says so.
+            input_example: Zeros of the right shape.
+            weights_path: Registered alone where the model cannot be exported.
+            tags: More tags.
+        """
         ...
 
     def remove_weights(self, name: str, version: str) -> None:
@@ -149,10 +160,14 @@ class MlflowTracker:
                 return str(known[0].version)
             if not client.search_registered_models(f"name = '{name}'"):
                 client.create_registered_model(name)
-            uri, servable = self._log_model(client, run_id, model_object, input_example)
-            if not servable:
-                client.log_artifact(run_id, str(weights_path), "model")
-                uri = f"runs:/{run_id}/model"
+            uri, servable = f"runs:/{run_id}/model", False
+            if model_object is None:
+                tags = {**tags, _REMOVED_TAG: "removed"}
+            else:
+                exported = self._log_model(client, run_id, model_object, input_example)
+                uri, servable = exported or uri, exported is not None
+                if not servable:
+                    client.log_artifact(run_id, str(weights_path), "model")
             version = client.create_model_version(
                 name,
                 source=uri,
@@ -225,8 +240,8 @@ class MlflowTracker:
 
     def _log_model(
         self, client: Any, run_id: str, model_object: Any, input_example: np.ndarray
-    ) -> tuple[str, bool]:
-        """Log the model as an exported program; weights alone where it cannot be exported."""
+    ) -> str | None:
+        """Log the model as an exported program; None where it cannot be exported."""
         import mlflow.pytorch
 
         del client
@@ -243,12 +258,14 @@ class MlflowTracker:
                 "the model cannot be exported for serving (%s); its weights are registered alone",
                 type(error).__name__,
             )
-            return "", False
-        return str(info.model_uri), True
+            return None
+        return str(info.model_uri)
 
     @contextmanager
     def _client(self) -> Iterator[Any]:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for setting, value in _PATIENCE.items():
+            os.environ.setdefault(setting, value)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         import mlflow
         from mlflow.exceptions import MlflowException
@@ -308,13 +325,17 @@ class MemoryTracker:
         self.runs.setdefault(key, content)
         return key
 
-    def register_version(self, *, name: str, run_id: str, tags: dict[str, str], **_: Any) -> str:
+    def register_version(
+        self, *, name: str, run_id: str, model_object: Any, tags: dict[str, str], **_: Any
+    ) -> str:
         """Register the model of a run once and return its version."""
         versions = self.versions.setdefault(name, [])
         known = [i for i, version in enumerate(versions, 1) if version["run_id"] == run_id]
         if known:
             return str(known[0])
         tags = {**self.runs[run_id]["params"], **tags, "servable": "false"}
+        if model_object is None:
+            tags[_REMOVED_TAG] = "removed"
         versions.append({"run_id": run_id, "tags": tags})
         return str(len(versions))
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from governance.declaration import EMBEDDED_DIGITS
-from r2u_tasks.cli.console import AsJson, Dataset, Root, out, print_json, root_folder, waiting
+from r2u_tasks.cli.console import AsJson, Dataset, Root, out, print_json, root_folder, show, waiting
 
 app = typer.Typer()
 
@@ -66,6 +66,25 @@ def lineage(
         print_json(answer)
     else:
         _print(answer, with_mlflow=mlflow)
+
+
+@app.command(epilog="Example: `r2u mirror -d people.yaml`, after MLflow was down")
+def mirror(
+    dataset: Dataset = EMBEDDED_DIGITS,
+    root: Root = None,
+    everything: Annotated[
+        bool, typer.Option(help="Ask MLflow about everything: for a server that lost its data.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring MLflow up to our own records: runs, versions, removed weights, the alias."""
+    from r2u_tasks.stages.mirror import mirror as stage
+
+    with waiting("mirror"):
+        result = stage(
+            dataset=dataset, root_uri=str(root_folder(dataset, root)), everything=everything
+        )
+    show(result, as_json, None)
 
 
 def _print(answer: dict[str, Any], *, with_mlflow: bool) -> None:

@@ -17,6 +17,7 @@ from governance.signing import PUBLIC_NAME
 from governance.suppression import read_tombstones
 from r2u_tasks.models import read_champion
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.mirror import owed
 
 _LEVELS = ((1.0, "critical"), (0.8, "warning"), (0.5, "info"))
 
@@ -41,6 +42,7 @@ def check(*, run_id: str, dataset: str, root_uri: str) -> JSON:
     warnings += _ledger(context)
     warnings += _tainted_champion(context)
     warnings += _leftovers(context)
+    warnings += _owed_to_mlflow(context)
     return {
         "run_id": run_id,
         "warnings": warnings,
@@ -131,6 +133,14 @@ def _leftovers(context: StageContext) -> list[JSON]:
             message = f"batch {folder.parent.name} is closed but its rows are kept; delete private/"
             warnings.append(_warning("leftover_rows", "critical", message))
     return warnings
+
+
+def _owed_to_mlflow(context: StageContext) -> list[JSON]:
+    debts = owed(context)
+    if not debts:
+        return []
+    message = f"MLflow does not hold {len(debts)} things yet ({debts[0]}); run `r2u mirror`"
+    return [_warning("mirror_owed", "info", message)]
 
 
 def _warning(kind: str, severity: str, message: str, request_id: str | None = None) -> JSON:

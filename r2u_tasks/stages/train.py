@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -26,12 +25,13 @@ from governance.workspace import safe_key
 from r2u_tasks.checkpoint import load_weights, save_weights
 from r2u_tasks.config import readiness_config, training_config, unlearning_config
 from r2u_tasks.metrics import accuracy
-from r2u_tasks.model import build_model, example_input
-from r2u_tasks.models import ModelRecord, save_record, update_record
+from r2u_tasks.model import build_model
+from r2u_tasks.models import ModelRecord, load_record, save_record
 from r2u_tasks.provenance import code_digest, library_versions
 from r2u_tasks.readiness_report import ReadinessReport, compare_readiness
 from r2u_tasks.records import Splits, encode_splits
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.mirror import mirror_model, or_owe, point_alias
 from r2u_tasks.training import ProgressCallback, SegmentedRecords, segment_name, train_segments
 
 _log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def _train(context: StageContext, run_id: str, progress: ProgressCallback | None
             "ready": guard.is_ready,
         },
     )
-    registered = register_model(context, record, model, tags={"ready": str(guard.is_ready).lower()})
+    registered = register_model(context, record, model)
     promote_alias(context, registered, batch_id=None)
     return {
         "model_key": model_key,
@@ -201,48 +201,10 @@ def evaluate(model: nn.Module, splits: Splits) -> dict[str, float]:
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
-def register_model(
-    context: StageContext, record: ModelRecord, model: nn.Module, *, tags: dict[str, str]
-) -> ModelRecord:
-    """Mirror a model into MLflow: a run, its metrics and a registry version."""
-    workspace = context.workspace
-    folder = workspace.model(record.model_key)
-    params = {
-        "model_key": record.model_key,
-        "kind": record.kind,
-        "parent_model_key": record.parent or "none",
-        "lane": record.lane or "none",
-        "claim": record.claim or "none",
-        "batch_id": record.batch_id or "none",
-        "weights_digest": record.weights_digest,
-        "manifest_root": record.manifest_root,
-        "manifest_digest": record.manifest_digest,
-        "policy_digest": record.policy_digest,
-        "declaration_digest": record.declaration_digest,
-    }
-    artifacts: dict[str, Path] = {
-        path.name: path
-        for path in (folder / "manifest.json", folder / "readiness.json")
-        if path.exists()
-    }
-    run_id = context.tracker.record_run(
-        key=f"model:{record.model_key}",
-        name=record.model_key,
-        dataset=context.declaration.name,
-        params=params,
-        metrics=record.metrics,
-        tags=tags,
-        artifacts=artifacts,
-    )
-    version = context.tracker.register_version(
-        name=context.registered_model,
-        run_id=run_id,
-        model_object=model.eval(),
-        input_example=example_input(context.declaration).numpy(),
-        weights_path=folder / "weights.safetensors",
-        tags={"kind": record.kind, "claim": record.claim or "none", **tags},
-    )
-    return update_record(workspace, record.model_key, mlflow_run_id=run_id, model_version=version)
+def register_model(context: StageContext, record: ModelRecord, model: nn.Module) -> ModelRecord:
+    """Mirror a model into MLflow, or owe it; the record that comes back has a version or none."""
+    or_owe(f"model {record.model_key}", lambda: mirror_model(context, record, model))
+    return load_record(context.workspace, record.model_key)
 
 
 def promote_alias(context: StageContext, record: ModelRecord, *, batch_id: str | None) -> None:
@@ -264,8 +226,7 @@ def promote_alias(context: StageContext, record: ModelRecord, *, batch_id: str |
             "batch_id": batch_id,
         },
     )
-    if record.model_version is not None:
-        context.tracker.set_alias(context.registered_model, "champion", record.model_version)
+    or_owe(f"alias of {record.model_key}", lambda: point_alias(context, record))
 
 
 def _compare(

@@ -26,6 +26,7 @@ class History:
 
     root: Path
     at: datetime = START
+    n_said: int = 0
 
     @property
     def workspace(self):
@@ -36,7 +37,9 @@ class History:
 
     def say(self, kind, body):
         """Add a line as the ledger has them, at the time of this history."""
-        line = {"at": self.at.isoformat(), "kind": kind, "body": body, "digest": f"sha256:{kind}"}
+        self.n_said += 1
+        line = {"seq": self.n_said - 1, "at": self.at.isoformat(), "kind": kind, "body": body}
+        line["digest"] = f"sha256:{kind}"
         with self.workspace.ledger.open("a") as file:
             file.write(json.dumps(line) + "\n")
 

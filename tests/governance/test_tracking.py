@@ -144,6 +144,33 @@ def test_a_version_repeats_its_params_as_tags(store, name, tmp_path):
     assert {**PARAMS, "kind": "ready", "servable": "false"} == tags
 
 
+def test_a_model_whose_weights_are_gone_is_registered_without(tracker, store, name, tmp_path):
+    """Lineage needs no weights: the version is there, repeats the params, and holds no file."""
+    arguments = {
+        "name": name,
+        "run_id": record(tracker, name),
+        "model_object": None,
+        "input_example": np.zeros((1, 3), np.float32),
+        "weights_path": tmp_path / "there-is-none",
+        "tags": {"kind": "ready"},
+    }
+    version = tracker.register_version(**arguments)
+
+    assert tracker.register_version(**arguments) == version
+    assert tracker.version_params(name, version) == PARAMS
+    if isinstance(tracker, MlflowTracker):
+        with tracker._client() as client:
+            tags = client.get_model_version(name, version).tags
+        assert tags == {**PARAMS, "kind": "ready", "servable": "false", "weights": "removed"}
+
+
+def test_a_server_that_is_down_is_said_to_be_unavailable(tmp_path):
+    """Nobody listens at this port: a transient error of ours, which a stage turns into a debt."""
+    tracker = MlflowTracker("http://127.0.0.1:9", tmp_path)
+    with pytest.raises(TrackingUnavailableError):
+        tracker.aliases("people")
+
+
 def test_a_version_without_a_run_of_ours_has_no_params(store, name, tmp_path):
     """A version that somebody registered by hand is unknown, not an error."""
     tracker = MlflowTracker(f"sqlite:///{store / 'mlflow.db'}", store / "artifacts")

@@ -6,11 +6,10 @@ from governance.certificate import seal_bundle
 from governance.digests import write_json
 from governance.signing import load_or_make_signing_key
 from r2u_tasks.batch import drop_rows
-from r2u_tasks.models import load_record
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.mirror import catch_up, or_owe
 from r2u_tasks.stages.unlearn.purge import forget_leftovers
 from r2u_tasks.stages.unlearn.steps import (
-    accepted_model,
     approved_plan,
     leased_requests,
     move_all,
@@ -38,6 +37,7 @@ def close_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JS
             details={"batch_id": batch_id, "model_key": result["model_key"]},
         )
     context.queue.release_lease(batch_id, token)
+    or_owe(f"batch {batch_id}", lambda: catch_up(context))
     return result
 
 
@@ -47,7 +47,6 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
     folder = workspace.batch(batch_id)
     plan = approved_plan(context, batch_id)
     promotion = result_of(context, batch_id, "promotion")
-    accepted = accepted_model(context, batch_id) or {}
     removed = forget_leftovers(context, batch_id, plan, promotion)
     move_all(context, plan["requests"], "propagated", token=token)
     write_json(folder / "result-model.json", promotion)
@@ -76,7 +75,6 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
             ledger=context.ledger,
             ledger_path=workspace.ledger,
         )
-    _record_batch(context, batch_id, plan, promotion, accepted, sealed)
     note_once(
         context, "batch_closed", {"batch_id": batch_id, "bundle_root": sealed["root"], **removed}
     )
@@ -91,45 +89,3 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
         "model_key": promotion["model_key"],
         "removed": removed,
     }
-
-
-def _record_batch(
-    context: StageContext,
-    batch_id: str,
-    plan: JSON,
-    promotion: JSON,
-    accepted: JSON,
-    sealed: JSON,
-) -> None:
-    folder = context.workspace.batch(batch_id)
-    names = ("plan.json", "erasure.json", "evidence.json", "evidence-replay.json", "bundle.json")
-    pages = ("evidence.html", "evidence-replay.html")
-    parent = load_record(context.workspace, plan["model_key"])
-    model = load_record(context.workspace, promotion["model_key"])
-    context.tracker.record_run(
-        key=f"batch:{batch_id}",
-        name=f"batch {batch_id}",
-        dataset=context.declaration.name,
-        params={
-            "batch_id": batch_id,
-            "lane": promotion["lane"],
-            "claim": promotion["claim"],
-            "plan_digest": plan["plan_digest"],
-            "policy_digest": plan["policy_digest"],
-            "parent_model_key": parent.model_key,
-            "parent_version": parent.model_version or "none",
-            "parent_manifest_root": plan["parent_manifest_root"],
-            "model_key": model.model_key,
-            "model_version": model.model_version or "none",
-            "manifest_root": model.manifest_root,
-            "bundle_root": sealed["root"] or "none",
-            "ledger_head": context.ledger.head(),
-        },
-        metrics={
-            "n_requests": float(plan["n_requests"]),
-            "n_records": float(plan["n_records"]),
-            **model.metrics,
-        },
-        tags={"verdict": accepted.get("verdict", "accept"), "claim": promotion["claim"]},
-        artifacts={name: folder / name for name in (*names, *pages) if (folder / name).exists()},
-    )

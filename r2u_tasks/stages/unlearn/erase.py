@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from governance.lineage import write_erased
 from governance.storage import (
     RowCensus,
     count_rows,
@@ -14,7 +15,7 @@ from governance.storage import (
     purge_history,
     table_exists,
 )
-from governance.suppression import add_tombstones
+from governance.suppression import add_tombstones, pseudonyms
 from r2u_tasks.batch import read_rows
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.unlearn.plan import make_plan
@@ -64,6 +65,12 @@ def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
         touched_subject_keys=subject_keys(context, rows),
         batch_id=batch_id,
         erased_at=now(),
+    )
+    subjects = rows[context.declaration.columns.subject_id].to_pylist()
+    write_erased(
+        workspace.batch(batch_id),
+        pseudonyms(context.pseudonym_key, "subject", subjects),
+        record_keys(context, rows),
     )
     tables = (
         ("raw", workspace.raw, id_column),

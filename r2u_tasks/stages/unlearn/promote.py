@@ -55,12 +55,7 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
             },
         )
         model = load_model(context.workspace, context.declaration, record)
-        record = register_model(
-            context,
-            record,
-            model,
-            tags={"verdict": accepted["verdict"], "batch_id": batch_id},
-        )
+        record = register_model(context, record, model)
         promote_alias(context, record, batch_id=batch_id)
     return {
         "batch_id": batch_id,
