@@ -4,7 +4,10 @@
 with its deadline and outcome, every model with its origin, the evidence of every batch, the
 ledger's state, and what remains.
 
-**In:** queue, ledger, models, evidence. **Out:** `reports/latest/report.html` in the workspace.
+Also a letter to the person for every answered request that has none yet.
+
+**In:** queue, ledger, models, evidence. **Out:** `reports/latest/report.html` and `letters/` in the
+workspace.
 
 **If it fails:** nothing is changed; it only reads.
 """
@@ -22,7 +25,7 @@ MONTHLY = AssetOrTimeSchedule(
 
 @dag(schedule=MONTHLY, doc_md=__doc__, **DAG_DEFAULTS)
 def governance_report() -> None:
-    """Write the report."""
+    """Write the report, and letters to persons."""
 
     @task
     def write_report(run_id: str) -> dict:
@@ -30,7 +33,15 @@ def governance_report() -> None:
 
         return stage(run_id=run_id, **workspace())
 
+    @task
+    def write_letters() -> dict:
+        from r2u_tasks.stages.letters import write_letters as stage
+
+        result = stage(**workspace())
+        return {name: len(result[name]) for name in ("written", "skipped", "missing")}
+
     write_report()
+    write_letters()
 
 
 governance_report()

@@ -96,6 +96,15 @@ class Deletion(_Part):
     recipients: tuple[str, ...] = ()
 
 
+class Controller(_Part):
+    """Who answers a person: stands in letters. It decides no training and is in no digest."""
+
+    name: str
+    contact: str
+    authority: str
+    language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] = "en"
+
+
 class Split(_Part):
     """Shares of the *subjects* whose records are kept out of training."""
 
@@ -200,6 +209,7 @@ class Declaration(_Part):
     unlearning: Unlearning = Unlearning()
     evidence: Evidence = Evidence()
     queue: Queue = Queue()
+    controller: Controller | None = None
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
     @model_validator(mode="after")
@@ -218,8 +228,8 @@ class Declaration(_Part):
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the declaration's content, wherever the file lies."""
-        return digest_json(self.model_dump(mode="json"))
+        """Digest of what decides data and training, wherever the file lies."""
+        return digest_json(self.model_dump(mode="json", exclude={"controller"}))
 
     @property
     def source_path(self) -> Path:

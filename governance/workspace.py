@@ -10,7 +10,8 @@
 <root>/batches/<batch_id>/                        plan, evidence, certificates; private/ is purged
 <root>/runs/<stage>/<run_key>/                    result.json, log.txt of each stage run
 <root>/pools/                                     cached reference models, purged with the records
-<root>/reports/                                   governance reports
+<root>/reports/                                   governance reports, lineage pictures
+<root>/letters/                                   answers to persons, by request id
 <root>/mlflow.db, mlartifacts/                    MLflow (unless a tracking URI is set)
 """
 
@@ -112,6 +113,11 @@ class Workspace:
     def reports(self) -> Path:
         """Folder of governance reports."""
         return self.root / "reports"
+
+    @property
+    def letters(self) -> Path:
+        """Folder of letters to persons."""
+        return self.root / "letters"
 
     @property
     def tracking_uri(self) -> str:

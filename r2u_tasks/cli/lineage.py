@@ -1,4 +1,4 @@
-"""Commands about lineage: who knew whom, and the mirror of our records in MLflow."""
+"""Commands that tell others: lineage, the mirror of our records in MLflow, letters."""
 
 from __future__ import annotations
 
@@ -85,6 +85,39 @@ def mirror(
             dataset=dataset, root_uri=str(root_folder(dataset, root)), everything=everything
         )
     show(result, as_json, None)
+
+
+@app.command(epilog="Examples: `r2u letters -d people.yaml`; `r2u letters --request r-17 -l de`")
+def letters(
+    dataset: Dataset = EMBEDDED_DIGITS,
+    root: Root = None,
+    request: Annotated[
+        list[str] | None, typer.Option(help="Only this request, written anew; repeat it.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", "-l", help="en, de; default: as declared.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a letter to the person for every answered request, as HTML and PDF."""
+    from r2u_tasks.stages.letters import write_letters
+
+    with waiting("letters"):
+        result = write_letters(
+            dataset=dataset,
+            root_uri=str(root_folder(dataset, root)),
+            request_ids=request or (),
+            language=language,
+        )
+    if as_json:
+        print_json(result)
+        return
+    out.print(f"{len(result['written'])} files written to {result['folder']}", soft_wrap=True)
+    for reason in result["skipped"].values():
+        out.print(f"[yellow]not written[/] {escape(reason)}", highlight=False)
+    if result["missing"]:
+        names = ", ".join(result["missing"])
+        out.print(f"[yellow]placeholders[/] the declaration does not fill {names}", highlight=False)
 
 
 def _print(answer: dict[str, Any], *, with_mlflow: bool) -> None:
