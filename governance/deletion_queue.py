@@ -335,6 +335,9 @@ class DeletionQueue:
         """Release a hold; the request is queued again."""
         with self._write() as connection:
             row = self._row(connection, request_id)
+            if row.state != State.HELD:  # else an unverified request could be queued this way
+                message = f"request {request_id}: expected a hold to release, got none"
+                raise RequestError(message)
             values = {"hold_ground": None}
             self._change(connection, row, State.QUEUED, now, "hold released", values)
 

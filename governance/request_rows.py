@@ -20,7 +20,7 @@ from governance.suppression import pseudonym, pseudonyms
 REQUEST_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$"
 HOLD_GROUND = r"^[a-z][a-z0-9_-]{0,60}$"
 TRUE, FALSE = frozenset({"true", "yes", "1"}), frozenset({"", "false", "no", "0"})
-_REQUEST_ID, _HOLD_GROUND = re.compile(REQUEST_ID), re.compile(HOLD_GROUND)
+_REQUEST_ID, HOLD_GROUND_PATTERN = re.compile(REQUEST_ID), re.compile(HOLD_GROUND)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +145,7 @@ def _submit(drafts: Sequence[_Draft], key: bytes) -> list[tuple[Row, SubmittedRe
 def _request_id(text: str, row: Row, rules: RowRules) -> str | None:
     if not text:
         return f"{rules.id_prefix}{row.number}" if rules.id_prefix else None
-    if not _REQUEST_ID.match(text):
+    if not _REQUEST_ID.fullmatch(text):
         message = "request_id: expected up to 81 letters, digits, '.', '_' and '-'"
         raise RequestError(message)
     return text
@@ -163,7 +163,7 @@ def _selector(text: str, rules: RowRules) -> dict[str, str] | None:
 
 
 def _hold_ground(text: str) -> str | None:
-    if text and not _HOLD_GROUND.match(text):
+    if text and not HOLD_GROUND_PATTERN.fullmatch(text):
         message = (
             "hold_ground: expected a short name of the legal ground like legal_claim (up to 61 "
             "small letters, digits, '_' and '-')"

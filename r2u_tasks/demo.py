@@ -72,7 +72,12 @@ class Services:
         """Start a process in a group of its own, with its own log."""
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(  # noqa: S603 - our own command lines
-                command, stdout=log, stderr=log, env=environment, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+                cwd=self.home,  # in the checkout Airflow would find our plugin twice
             )
 
     def require_running(self) -> None:

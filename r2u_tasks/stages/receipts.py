@@ -62,6 +62,19 @@ def show_file(*, digest: str, dataset: str, root_uri: str) -> JSON:
     raise RequestError(message)
 
 
+def keep_upload(part: Path, digest: str, suffix: str, *, dataset: str, root_uri: str) -> bool:
+    """Give a complete upload its name in the inbox; return whether it was read before.
+
+    The bytes of a file that was read before are removed.
+    """
+    context = open_context(dataset, root_uri)
+    if find_receipt(context, digest) is not None:
+        part.unlink(missing_ok=True)
+        return True
+    part.replace(context.workspace.inbox / uploaded_name(digest, suffix))
+    return False
+
+
 def uploaded_name(digest: str, suffix: str) -> str:
     """Return the name in the inbox of a file that came over the API: nothing of the sender's."""
     return f"upload-{digest.removeprefix('sha256:')[:32]}{suffix}"

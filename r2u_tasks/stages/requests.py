@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from governance.clock import share_used
+from governance.deletion_queue import RequestRow
+from governance.errors import RequestError
 from governance.request_rows import RowRules, parse_request
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+
+COLOURS = ("calm", "half", "near", "breached", "closed")
+_LEVELS = ((1.0, "breached"), (0.8, "near"), (0.5, "half"), (float("-inf"), "calm"))
 
 
 def row_rules(context: StageContext, *, id_prefix: str | None = None) -> RowRules:
@@ -79,4 +85,93 @@ def show_request(*, request_id: str, dataset: str, root_uri: str) -> JSON:
     context = open_context(dataset, root_uri)
     row = context.queue.get(request_id)
     events = [event.to_dict() for event in context.queue.events(request_id)]
-    return {**row.to_dict(), "events": events}
+    return {**_with_colour(row, datetime.now(UTC)), "events": events}
+
+
+def is_known(*, request_id: str, dataset: str, root_uri: str) -> bool:
+    """Return whether there is such a request."""
+    try:
+        open_context(dataset, root_uri).queue.get(request_id)
+    except RequestError:
+        return False
+    return True
+
+
+def page_requests(
+    *,
+    dataset: str,
+    root_uri: str,
+    state: str | None = None,
+    colour: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> JSON:
+    """Return a page of requests by deadline, those that are due first at the top.
+
+    Args:
+        dataset: Declaration.
+        root_uri: Workspace.
+        state: Only those in this state.
+        colour: Only those of this colour, see ``deadline_colour``; ``open`` is all but ``closed``.
+        after: ``next`` of the page before.
+        limit: Size of the page.
+
+    Returns:
+        ``requests`` (each with ``colour`` and ``share_used``) and ``next``, None on the last page.
+    """
+    queue = open_context(dataset, root_uri).queue
+    now = datetime.now(UTC)
+    start = _cursor(after)
+    found: list[JSON] = []
+    for row in queue.list_requests(state):
+        if start is not None and (row.due_at.isoformat(), row.request_id) <= start:
+            continue
+        shown = _with_colour(row, now)
+        if colour in {None, shown["colour"]} or (colour == "open" and shown["colour"] != "closed"):
+            if len(found) == limit:
+                last = found[-1]
+                return {"requests": found, "next": f"{last['due_at']}|{last['request_id']}"}
+            found.append(shown)
+    return {"requests": found, "next": None}
+
+
+def summarize_queue(*, dataset: str, root_uri: str) -> JSON:
+    """Return the number of requests by state and by colour of their deadline."""
+    queue = open_context(dataset, root_uri).queue
+    now = datetime.now(UTC)
+    colours = dict.fromkeys(COLOURS, 0)
+    for row in queue.list_requests():
+        colours[deadline_colour(row, now)] += 1
+    return {"states": queue.counts(), "colours": colours, "at": now.isoformat()}
+
+
+def deadline_colour(row: RequestRow, now: datetime) -> str:
+    """Return how urgent a request is: the levels at which ``sentinel`` warns.
+
+    ``calm`` below 50 % of the period, ``half`` below 80 %, ``near`` below 100 %, ``breached``
+    after it; ``closed`` is answered.
+    """
+    if row.closed_at is not None:
+        return "closed"
+    used = share_used(row.clock_start, row.due_at, now)
+    return next(name for level, name in _LEVELS if used >= level)
+
+
+def _with_colour(row: RequestRow, now: datetime) -> JSON:
+    used = share_used(row.clock_start, row.due_at, row.closed_at or now)
+    return {
+        **row.to_dict(),
+        "colour": deadline_colour(row, now),
+        "share_used": round(used, 3),
+        "days_left": (row.due_at - (row.closed_at or now)).days,
+    }
+
+
+def _cursor(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    due, bar, request_id = text.partition("|")
+    if not bar:
+        message = "after: expected the 'next' of a page"
+        raise RequestError(message)
+    return due, request_id
