@@ -26,6 +26,8 @@ _FACTORY = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class _Part(BaseModel):
@@ -145,24 +147,46 @@ class Training(_Part):
     stable_epochs: Count = 20
     revocable_epochs: Count = 6
     n_slices: Count = 3
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|(cuda|mps|xpu)(:\d+)?)$")] = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class Readiness(_Part):
-    """The Ready2Unlearn objective (form D); weights 0 is ordinary training, bit for bit."""
+    """The Ready2Unlearn objective; weights 0 is ordinary training, bit for bit.
 
+    ``parameters`` are shell-style patterns of parameter names (a head, adapters) that simulated
+    unlearning moves. Each key is described where it acts, in ``r2u_tasks.config``.
+    """
+
+    form: Literal["difference", "absolute"] = "difference"
     efficiency_weight: Annotated[float, Field(ge=0.0)] = 1.0
     retention_weight: Annotated[float, Field(ge=0.0)] = 1.0
     resistance_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    revocable_weight: Annotated[float, Field(ge=0.0)] = 0.0
     resistance_reading: Literal["H1", "H2"] = "H1"
     order: Literal["second", "first", "finite-difference"] = "second"
     inner_steps: Count = 1
     inner_lr: Positive = 0.5
     relearn_lr: Positive = 0.5
     normalized_step: bool = False
+    inner_clip_norm: Positive | None = None
     efficiency_cap_nats: Positive = 0.5
     every: Count = 1
+    last_fraction: Share = 1.0
     max_gradient_norm: Positive = 1.0
+    parameters: Patterns = ("*",)
+    batch_size: Count | None = None
+    episodes: Literal["fixed", "records", "classes"] = "fixed"
+    episode_fraction: Share = 0.1
+    episode_steps: Count = 1
     max_accuracy_drop: Fraction = 0.05
+
+    @model_validator(mode="after")
+    def _has_one_step_rule(self) -> Readiness:
+        if self.normalized_step and self.inner_clip_norm is not None:
+            message = "inner_clip_norm: expected none beside normalized_step: true"
+            raise ValueError(message)
+        return self
 
 
 class Unlearning(_Part):
@@ -172,6 +196,7 @@ class Unlearning(_Part):
     step_size: Positive = 0.05
     max_steps: Count = 60
     retain_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    parameters: Patterns = ("*",)
 
 
 class Evidence(_Part):

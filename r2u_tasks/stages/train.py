@@ -1,7 +1,8 @@
 """Stage ``train``: a Ready2Unlearn model from the classified table, with manifest and checkpoints.
 
 Reads the classified table, publishes ``models/<model_key>/`` and makes it the champion. Twice is
-safe: the model key follows from the run id, and a finished run returns its published result.
+safe: the model key follows from the run id, a finished run returns its published result, and a
+killed one goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ def _train(context: StageContext, run_id: str, progress: ProgressCallback | None
         readiness=readiness_config(declaration.readiness),
         checkpoints=folder / "checkpoints",
         progress=progress,
+        resume=True,
     )
     weights = save_weights(model, folder / "weights.safetensors")
     manifest = commit_training(context, model_key, table, splits.training)

@@ -19,7 +19,8 @@ from r2u_tasks.config import UnlearningConfig
 from r2u_tasks.data import BatchStream, Records
 from r2u_tasks.metrics import accuracy
 from r2u_tasks.model import compute_logits
-from r2u_tasks.objectives import logit_margins, mean_loss
+from r2u_tasks.objectives import find_loss, logit_margins
+from r2u_tasks.parameters import Parameters, move, norm, parameters_in_scope
 from r2u_tasks.seeding import derive_seed
 from r2u_tasks.unlearning.contract import StepRecord, TargetLevel, UnlearnedModel, target_level
 
@@ -57,7 +58,8 @@ def neg_grad_plus(
     stream = BatchStream(torch.arange(len(retain)), config.batch_size, seed, "retain")
     sample = _sample(retain, seed)
     curve = [_record(0, student, forget, sample, target)]
-    length = config.step_size * _norm(list(student.parameters()))
+    scope = parameters_in_scope(student, config.parameters)
+    length = config.step_size * norm(scope)
     reason = f"reached the bound of {config.max_steps} steps"
     halvings = steps = 0
     while steps < config.max_steps:
@@ -66,7 +68,7 @@ def neg_grad_plus(
             break
         index = stream.next()
         before = copy.deepcopy(student.state_dict())
-        _step(student, forget, retain, index, length, config.retain_weight)
+        _step(student, scope, forget, retain, index, length, config.retain_weight)
         entry = _record(steps + 1, student, forget, sample, target)
         if entry.distance < -TOLERANCE_NATS and halvings < _MAX_HALVINGS:
             student.load_state_dict(before)
@@ -94,32 +96,32 @@ def gradient_ascent(
 
 def _step(
     student: nn.Module,
+    scope: Parameters,
     forget: Records,
     retain: Records,
     index: torch.Tensor,
     length: float,
     retain_weight: float,
 ) -> None:
-    parameters = [p for p in student.parameters() if p.requires_grad]
     student.train()
-    up = _loss_gradient(student, forget.inputs, forget.labels, parameters)
-    up_norm = _norm(up)
-    direction, scale = up, up_norm
+    direction = _loss_gradient(student, forget.inputs, forget.labels, scope)
+    scale = norm(direction)
     if retain_weight > 0 and len(retain):
-        down = _loss_gradient(student, retain.inputs[index], retain.labels[index], parameters)
-        direction = [u - retain_weight * d for u, d in zip(up, down, strict=True)]
-        scale = max(up_norm, _norm(down))
+        down = _loss_gradient(student, retain.inputs[index], retain.labels[index], scope)
+        scale = max(scale, norm(down))
+        direction = move(direction, down, -retain_weight)
     if scale == 0:
         return
     with torch.no_grad():
-        for parameter, part in zip(parameters, direction, strict=True):
-            parameter.add_(part, alpha=length / scale)
+        for name, parameter in scope.items():
+            parameter.add_(direction[name], alpha=length / scale)
 
 
 def _loss_gradient(
-    model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, parameters: list[nn.Parameter]
-) -> list[torch.Tensor]:
-    return list(torch.autograd.grad(mean_loss(model(inputs), labels), parameters))
+    model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, scope: Parameters
+) -> Parameters:
+    loss = find_loss(model).mean(model(inputs), labels)
+    return dict(zip(scope, torch.autograd.grad(loss, list(scope.values())), strict=True))
 
 
 def _record(
@@ -137,7 +139,3 @@ def _sample(records: Records, seed: int) -> Records:
     generator = torch.Generator().manual_seed(seed)
     index = torch.randperm(len(records), generator=generator)[:_CURVE_SAMPLE].sort().values
     return Records(records.inputs[index], records.labels[index], records.ids[index.numpy()])
-
-
-def _norm(tensors: list[torch.Tensor] | list[nn.Parameter]) -> float:
-    return float(torch.sqrt(torch.stack([(t.detach() ** 2).sum() for t in tensors]).sum()))
