@@ -208,9 +208,13 @@ class Evidence(_Part):
 
 
 class Queue(_Part):
-    """Legal clock and lease of the deletion queue; ``url`` for PostgreSQL."""
+    """Legal clock and lease of the deletion queue; ``url`` for PostgreSQL.
+
+    ``time_zone`` is where you count days, if not in the zone of the regime.
+    """
 
     regime: str = "gdpr"
+    time_zone: str | None = None
     lease_s: Count = 3600
     max_batch: Count = 10_000
     url: str | None = None

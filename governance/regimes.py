@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import available_timezones
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from governance.declaration import describe_problems
 from governance.errors import PolicyError
@@ -16,7 +17,7 @@ _FOLDER = Path(__file__).parent / "regime_data"
 
 
 class Regime(BaseModel):
-    """Periods of one law: in calendar months or in days."""
+    """Periods of one law: in calendar months or in days, counted in one time zone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,6 +27,15 @@ class Regime(BaseModel):
     answer_days: Annotated[int, Field(ge=0)] = 0
     extension_months: Annotated[int, Field(ge=0)] = 0
     extension_days: Annotated[int, Field(ge=0)] = 0
+    time_zone: str = "UTC"
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_a_zone(cls, name: str) -> str:
+        if name not in available_timezones():
+            message = "expected a time zone of the IANA database, such as Europe/Brussels"
+            raise ValueError(message)
+        return name
 
     @model_validator(mode="after")
     def _has_a_period(self) -> Regime:

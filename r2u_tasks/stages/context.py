@@ -40,7 +40,12 @@ class StageContext:
     @cached_property
     def queue(self) -> DeletionQueue:
         """The deletion queue, SQLite unless the declaration names another database."""
-        return open_queue(self.declaration.queue.url or self.workspace.queue_url)
+        settings = self.declaration.queue
+        return open_queue(
+            settings.url or self.workspace.queue_url,
+            dataset=self.declaration.name,
+            time_zone=settings.time_zone,
+        )
 
     @cached_property
     def tracker(self) -> Tracker:

@@ -142,10 +142,10 @@ def _submit_batch(
     refused = [*parsed.rejected, *taken]
     for row, reason in sorted(refused, key=lambda pair: pair[0].number):
         rejects.add(row, reason)
-    ids = context.queue.submit_many(good)
+    receipts = context.queue.submit_many(good)
     receipt["read"] += len(rows)
     receipt["accepted"] += len(good)
-    receipt["duplicates"] += sum(context.queue.get(i).duplicate_of is not None for i in ids)
+    receipt["duplicates"] += sum(one.duplicate_of is not None for one in receipts)
 
 
 def _with_free_ids(

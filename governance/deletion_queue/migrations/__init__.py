@@ -1,0 +1,1 @@
+"""Alembic's folder: how the queue's database got its present form."""

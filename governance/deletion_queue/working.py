@@ -1,0 +1,218 @@
+"""The steps of a batch: many requests move on, and close, in one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from governance.deletion_queue import tables as t
+from governance.deletion_queue.changing import (
+    Change,
+    copies_of,
+    live_primary,
+    move,
+    move_many,
+    parts_of,
+    promote_copy,
+)
+from governance.deletion_queue.deciding import close_copies
+from governance.deletion_queue.leasing import require_lease
+from governance.deletion_queue.records import Closing
+from governance.deletion_queue.states import (
+    AFTER_ERASURE,
+    LIVE,
+    TRANSITIONS,
+    Outcome,
+    State,
+    is_behind,
+)
+from governance.errors import RequestError
+
+_R = t.requests.c
+
+
+def transition_all(
+    change: Change,
+    request_ids: Sequence[str],
+    to_state: str,
+    *,
+    token: int,
+    reason: str | None,
+) -> None:
+    """Move leased requests on; those that are there already stay as they are."""
+    state = State(to_state)
+    lease = require_lease(change, token)
+    rows = _locked(change, request_ids)
+    _require_batch(rows, lease.batch_id, len(set(request_ids)))
+    ahead = [row for row in rows if not is_behind(row.state, state)]
+    for row in ahead:
+        _require_legal(row, state)
+    values: dict[str, Any] = {}
+    if state in AFTER_ERASURE:
+        values = {"erasure_at": sa.func.coalesce(_R.erasure_at, change.at), "live_target": None}
+    elif state not in LIVE:
+        values = {"live_target": None}
+    move_many(change, [row.request_id for row in ahead], state, reason, values)
+
+
+def close_many(change: Change, closings: Sequence[Closing], *, token: int) -> None:
+    """Close the parts of leased requests in the batch's dataset, and the requests that are over.
+
+    Duplicates close with their primary. Those that ask for a tenant or class and came while it was
+    in the batch are worked on instead: rows may have come in since its plan was made.
+    """
+    wanted = {closing.request_id: closing for closing in closings}
+    rows = [row for row in _locked(change, wanted) if row.state != State.CLOSED]
+    if not rows:
+        return
+    lease = require_lease(change, token)
+    over = _answered(change, rows, lease.batch_id)
+    rows = [row for row in rows if row.request_id not in over]
+    _require_batch(rows, lease.batch_id, len(rows))
+    for row in rows:
+        _require_legal(row, State.CLOSED)
+    single = [row for row in rows if json.loads(row.datasets) == [row.dataset]]
+    _close_alike(change, single, wanted)
+    closed = [row.request_id for row in single]
+    for row in rows:
+        if row not in single and _close_part(change, row, wanted[row.request_id]):
+            closed.append(row.request_id)
+    _close_copies(change, closed)
+
+
+def _close_alike(change: Change, rows: Sequence[Any], wanted: dict[str, Closing]) -> None:
+    """Close requests for one dataset, together where they end alike."""
+    groups: dict[tuple[str, str | None, str], list[str]] = {}
+    for row in rows:
+        one = wanted[row.request_id]
+        key = (Outcome(one.outcome).value, one.claim, json.dumps(one.details))
+        groups.setdefault(key, []).append(row.request_id)
+    for (outcome, claim, details), ids in groups.items():
+        chosen = change.database.among(_R.request_id, ids)
+        source = sa.select(
+            _R.request_id,
+            _R.dataset,
+            sa.literal(outcome),
+            sa.literal(claim, sa.Text),
+            sa.literal(change.at),
+            _R.batch_id,
+        ).where(chosen)
+        names = ["request_id", "dataset", "outcome", "claim", "at", "batch_id"]
+        change.connection.execute(sa.insert(t.answers).from_select(names, source))
+        values = {
+            "outcome": outcome,
+            "claim": claim,
+            "closed_at": change.at,
+            "live_target": None,
+            "hold_ground": None,
+        }
+        move_many(change, ids, State.CLOSED, outcome, values, json.loads(details))
+
+
+def _close_part(change: Change, row: Any, closing: Closing) -> bool:
+    """Answer one dataset of several; send the request on to the next, or close it."""
+    change.connection.execute(
+        sa.insert(t.answers).values(
+            request_id=row.request_id,
+            dataset=row.dataset,
+            outcome=Outcome(closing.outcome).value,
+            claim=closing.claim,
+            at=change.at,
+            batch_id=row.batch_id,
+        )
+    )
+    parts = parts_of(change, row)
+    details = {**(closing.details or {}), "dataset": row.dataset, "outcome": closing.outcome}
+    if parts.is_over:
+        values = {
+            "outcome": parts.outcome,
+            "claim": parts.claim,
+            "closed_at": change.at,
+            "hold_ground": None,
+        }
+        move(change, row, State.CLOSED, parts.outcome, values, details)
+        return True
+    next_dataset = (*parts.workable, *parts.held)[0]
+    ground = next(iter(parts.held.values()), None)
+    values = {"batch_id": None, "erasure_at": None, "dataset": next_dataset, "hold_ground": ground}
+    primary = live_primary(change, row)
+    state = State.QUEUED if parts.workable else State.HELD
+    if primary is not None:
+        state, values["duplicate_of"] = State.DUPLICATE, primary
+    move(change, row, state, f"{closing.outcome} in one dataset", values, details)
+    return False
+
+
+def _close_copies(change: Change, closed: Sequence[str]) -> None:
+    if not closed:
+        return
+    copies = copies_of(change, closed)
+    late = {copy.request_id for copy in copies if copy.selector and _came_late(change, copy)}
+    close_copies(change, [copy for copy in copies if copy.request_id not in late])
+    for request_id in closed:
+        mine = [c for c in copies if c.request_id in late and c.duplicate_of == request_id]
+        if mine:
+            primary = next(row for row in _locked(change, [request_id]))
+            promote_copy(change, primary, mine)
+
+
+def _came_late(change: Change, copy: Any) -> bool:
+    """Say whether a duplicate joined after its primary's batch was taken."""
+
+    def last(request_id: str, state: State) -> str:
+        statement = sa.select(sa.func.max(t.events.c.at)).where(
+            t.events.c.request_id == request_id, t.events.c.to_state == state.value
+        )
+        return change.connection.execute(statement).scalar() or ""
+
+    return last(copy.request_id, State.DUPLICATE) > last(copy.duplicate_of, State.LEASED)
+
+
+def _answered(change: Change, rows: Sequence[Any], batch_id: str) -> set[str]:
+    """Return requests whose part was closed by this batch already."""
+    moved_on = [row.request_id for row in rows if row.batch_id != batch_id]
+    if not moved_on:
+        return set()
+    a = t.answers.c
+    statement = sa.select(a.request_id).where(
+        change.database.among(a.request_id, moved_on), a.batch_id == batch_id
+    )
+    return set(change.connection.execute(statement).scalars())
+
+
+def _require_batch(rows: Sequence[Any], batch_id: str, n: int) -> None:
+    inside = sum(row.batch_id == batch_id for row in rows)
+    if inside < n:
+        message = (
+            f"batch {batch_id}: expected {n} of its requests, got {inside}; the others were held, "
+            "cancelled or given back, and belong to no batch or to another one now"
+        )
+        raise RequestError(message)
+
+
+def _require_legal(row: Any, to_state: State) -> None:
+    if (State(row.state), to_state) not in TRANSITIONS:
+        message = f"request {row.request_id}: {row.state} -> {to_state} is not allowed"
+        raise RequestError(message)
+
+
+def _locked(change: Change, request_ids: Collection[str]) -> list[Any]:
+    """Return some requests, locked in one order for everybody.
+
+    Raises:
+        RequestError: One of them does not exist.
+    """
+    statement = (
+        sa.select(t.requests)
+        .where(change.database.among(_R.request_id, request_ids))
+        .order_by(_R.request_id)
+        .with_for_update()
+    )
+    rows = list(change.connection.execute(statement))
+    if len(rows) < len(set(request_ids)):
+        message = f"expected {len(set(request_ids))} requests in the queue, got {len(rows)}"
+        raise RequestError(message)
+    return rows
