@@ -148,6 +148,11 @@ def read_table(
         raise DataError(message) from error
 
 
+def read_in_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield a table's batches one after the other, in the memory of a few."""
+    yield from _open(path).to_pyarrow_dataset().to_batches()
+
+
 def query(
     sql: str,
     *,

@@ -23,6 +23,7 @@ from governance.scanner.text import (
 )
 
 _NAME_BYTES_MAX = 60
+_PIECE_BYTES_MAX = 128
 _ADDRESS_BYTES_MAX = 160
 
 _STREET_ENDS = (
@@ -45,6 +46,7 @@ class CellLooks:
     """Bool arrays over the cells of a slice."""
 
     filled: np.ndarray
+    one_piece: np.ndarray
     name_like: np.ndarray
     address_like: np.ndarray
     street_words: np.ndarray
@@ -72,7 +74,8 @@ def look_at(text: Text) -> CellLooks:
     address_like = filled & (size <= _ADDRESS_BYTES_MAX) & (n_words >= 2) & (n_words <= 12)
     address_like &= (n_letters >= 3) & (n_digits >= 1) & (n_letters > n_digits)
     street = np.bincount(cell[_is_street_word(text, words)], minlength=n) > 0
-    return CellLooks(filled, name_like, address_like, address_like & street)
+    one_piece = filled & (n_space == 0) & (size >= 3) & (size <= _PIECE_BYTES_MAX)
+    return CellLooks(filled, one_piece, name_like, address_like, address_like & street)
 
 
 def _count(text: Text, mask: np.ndarray) -> np.ndarray:

@@ -129,6 +129,11 @@ def birth_number_no(digits: np.ndarray) -> np.ndarray:
     return first & (weighted_sum(digits, (5, 4, 3, 2, 7, 6, 5, 4, 3, 2, 1)) % 11 == 0)
 
 
+def cpr_dk(digits: np.ndarray) -> np.ndarray:
+    """Denmark, 10 digits: weights 4 3 2 7 6 5 4 3 2 1, modulo 11; not of all since 2007 (CPR)."""
+    return weighted_sum(digits, (4, 3, 2, 7, 6, 5, 4, 3, 2, 1)) % 11 == 0
+
+
 def resident_id_cn(digits: np.ndarray) -> np.ndarray:
     """China, 17 digits and a check of 0 to 10 (GB 11643-1999; ISO/IEC 7064 mod 11-2)."""
     weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)

@@ -17,7 +17,9 @@ _BEFORE, _AFTER = 48, 24
 """Bytes of context; a word for an identifier mostly stands before it."""
 
 
-def weigh(text: Text, matches: Matches, *, near: str, against: str) -> Matches:
+def weigh(
+    text: Text, matches: Matches, *, near: str, against: str, doubtful: bool = False
+) -> Matches:
     """Return the matches with their levels raised or lowered by the words around them.
 
     Args:
@@ -25,8 +27,9 @@ def weigh(text: Text, matches: Matches, *, near: str, against: str) -> Matches:
         matches: Matches of one entity.
         near: Words that make a match certain; empty for none.
         against: Words that make a plausible match faint, unless a word of ``near`` is there.
+        doubtful: They make a certain match faint, too.
     """
-    undecided = np.flatnonzero(matches.level < CERTAIN)
+    undecided = np.flatnonzero((matches.level < CERTAIN) | doubtful)
     if not len(undecided) or not (near or against):
         return matches
     rows = _around(text, matches.start[undecided], matches.stop[undecided])

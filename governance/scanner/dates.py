@@ -15,7 +15,7 @@ from governance.scanner.matches import (
     merge,
 )
 from governance.scanner.templates import byte_set
-from governance.scanner.text import DIGIT, KIND, LETTER, Text, code_of, word_codes
+from governance.scanner.text import DIGIT, KIND, LETTER, WIDE, Text, code_of, word_codes
 
 _MONTHS = (
     "january jan januar janvier janv enero ene gennaio gen januari janeiro stycznia",
@@ -110,6 +110,9 @@ def _with_month_name(text: Text) -> Matches:
     size = words.length
     index = np.flatnonzero((size >= 3) & (size <= 12))
     index = index[(KIND[text.data[words.first[index]]] & LETTER) != 0]
+    # "vägen 21": what looks like a word is the tail of one with a letter outside ASCII.
+    around = KIND[text.data[words.first[index] - 1]] | KIND[text.data[words.stop[index]]]
+    index = index[(around & WIDE) == 0]
     code = word_codes(text, words.first[index], words.stop[index], whole=False)
     place = np.minimum(np.searchsorted(_MONTH_CODES, code), len(_MONTH_CODES) - 1)
     index = index[_MONTH_CODES[place] == code]
@@ -130,7 +133,9 @@ def _with_month_name(text: Text) -> Matches:
     )
     good = year_after | year_second
     bare = (day_before | day_after) & ~good
-    level = np.where(good, CERTAIN, PLAUSIBLE)
+    hyphen = text.data[words.stop[index]] == ord("-")
+    hyphen |= day_before & (text.data[words.first[index] - 1] == ord("-"))
+    level = np.where(good, CERTAIN, np.where(hyphen, PLAUSIBLE, FAINT))
     good |= bare
     return make_matches(start[good], stop[good], level[good])
 

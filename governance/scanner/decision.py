@@ -18,8 +18,11 @@ from governance.scanner.findings import ColumnCounts, ColumnFindings, Evidence, 
 OWN, NAMED = 0.5, 0.2
 """Lower end of the interval of the share that makes a column the entity."""
 
+BY_LOOKS = ("street_address", "password", "username", "person_name")
+"""Entities that the look of whole cells can tell, the most telling first."""
+
 _LOOKS = 0.7
-"""Share of cells that look like a name or an address, beside a column name that says so."""
+"""Share of cells that look like the entity, beside a column name that says so."""
 
 _STREETS = 0.3
 """Share of cells with a word for street that needs no column name."""
@@ -57,7 +60,10 @@ def words_of(name: str) -> str:
 
 def is_named(name: str, entity: str) -> bool:
     """Return whether a column's name speaks for an entity."""
-    return re.search(ENTITIES[entity].column_words, words_of(name)) is not None
+    words, rules = words_of(name), ENTITIES[entity]
+    if rules.column_against and re.search(rules.column_against, words):
+        return False
+    return re.search(rules.column_words, words) is not None
 
 
 def conclude(counts: ColumnCounts) -> ColumnFindings:
@@ -105,9 +111,11 @@ def _finding(evidence: Evidence, n_filled: int, *, by_name: bool) -> Finding:
 
 
 def _looks(counts: ColumnCounts, named: set[str]) -> list[Finding]:
-    """Return names and addresses, where the cells look like it and the column's name says so."""
+    """Return what whole cells look like, where the column's name says so, too."""
     profile = counts.profile
     looks = {
+        "password": (profile.n_one_piece, "password" in named and _LOOKS),
+        "username": (profile.n_one_piece, "username" in named and _LOOKS),
         "person_name": (profile.n_name_like, "person_name" in named and _LOOKS),
         "street_address": (
             profile.n_address_like if "street_address" in named else profile.n_street_words,
@@ -140,4 +148,4 @@ def _decide(counts: ColumnCounts, named: set[str], found: set[str]) -> str | Non
             candidates.append((not by_name, -n_whole / n, place, entity))
     if candidates:
         return min(candidates)[3]
-    return next((name for name in ("street_address", "person_name") if name in found), None)
+    return next((name for name in BY_LOOKS if name in found), None)

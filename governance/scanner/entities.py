@@ -7,7 +7,7 @@ earlier one has it. Categories are keys of fideslang 3.1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from governance.scanner import contact, dates, network, payment, phones, secrets
 from governance.scanner.matches import Matches
@@ -26,12 +26,16 @@ class Entity:
     """Data category (fideslang) that the policy editor is offered."""
     column_words: str
     """Regular expression over the words of a column's name, joined by single spaces."""
+    column_against: str = ""
+    """Regular expression over the same words: the name is about something else."""
     near_words: str = ""
     """Regular expression: makes a match near by certain."""
     against: str = ""
     """Regular expression: takes away a match near by that is not certain."""
     yields_to: tuple[str, ...] = ()
     """Entities inside whose matches this one does not count."""
+    doubtful: bool = False
+    """Has no checksum: words against it take away a certain match, too."""
     chance: float = 0.0
     """Share of random values of the same shape that pass, as reasoned beside each entry."""
 
@@ -39,7 +43,7 @@ class Entity:
 _GOODS = (
     r"order|invoice|ticket|\bref\b|reference|sku|isbn|\bean\b|upc|tracking|serial|batch|"
     r"shipment|parcel|article|\bart\b|part no|product|item|case no|transaction|amount|total|"
-    r"commit|build|version|\bbytes\b|bestell|rechnung|commande|facture|pedido"
+    r"commit|build|version|\bbytes\b|\bunits?\b|\bpart\b|bestell|rechnung|commande|facture|pedido"
 )
 _CALLS = r"phone|\btel\b|telefon|mobile|mobil|\bcell\b|\bfax\b|whatsapp|\bcall\b|\bsms\b|dial"
 _STRONGER = ("iban", "card", "email", "url", "ip", "mac")
@@ -48,7 +52,7 @@ _ID = "user.government_id.national_identification_number"
 _KEY = "user.authorization.credentials"
 
 
-def _national(name: str, words: str, chance: float, against: str = "") -> Entity:
+def _national(name: str, words: str, chance: float, *, doubtful: bool = False) -> Entity:
     """Make a national identifier, whose column and neighbours use the same words."""
     return Entity(
         name=name,
@@ -56,8 +60,9 @@ def _national(name: str, words: str, chance: float, against: str = "") -> Entity
         category=_ID,
         column_words=words,
         near_words=words,
-        against="|".join(part for part in (_GOODS, _CALLS, against) if part),
+        against=f"{_GOODS}|{_CALLS}",
         yields_to=(*_STRONGER, "phone_international", *_SECRET),
+        doubtful=doubtful,
         chance=chance,
     )
 
@@ -105,7 +110,8 @@ _ALL = (
         category="user.financial.credit_card",
         column_words=r"(credit|debit|payment) ?card|card ?(no|number|num)|\bcc ?(no|number|num)\b"
         r"|\bpan\b|kreditkarte|carte bancaire",
-        near_words=r"card|credit|debit|visa|master ?card|amex|maestro|jcb|diners|karte|tarjeta",
+        near_words=r"card|\bcc\b|credit|debit|visa|master ?card|amex|maestro|jcb"
+        r"|diners|karte|tarjeta",
         against=_GOODS,
         yields_to=("iban", "url", "email"),
         chance=0.05,  # Luhn passes 1 in 10, the ranges about half
@@ -121,6 +127,9 @@ _ALL = (
         find=network.find_ip,
         category="user.device.ip_address",
         column_words=r"\bip(v[46])?\b|ip ?addr",
+        near_words=r"\bip(v[46])?\b|addr|host|server|client|from ",
+        against=r"version|\bver\b|\brelease|firmware|\bbuild|section|chapter|\boid\b",
+        doubtful=True,
         yields_to=("mac", "url"),
     ),
     _national("fi_hetu", r"hetu\b|henkil|personbeteckning", 0.001),
@@ -131,6 +140,7 @@ _ALL = (
         "be_national_register", r"rijksregister|registre national|\bnrn\b|\binsz\b|\bniss\b", 0.01
     ),
     _national("no_birth_number", r"fodselsnummer|personnummer|\bfnr\b|\bd nummer", 0.003),
+    _national("dk_cpr", r"\bcpr\b|personnummer", 0.02),
     _national("es_nie", r"\bnie\b|\bnif\b|extranjero", 0.04),
     _national("es_dni", r"\bdni\b|\bnif\b|documento nacional", 0.04),
     _national("uk_nino", r"\bnino\b|national insurance|\bni (no|number)\b", 0.2),
@@ -144,17 +154,16 @@ _ALL = (
     _national("uk_nhs", r"\bnhs\b|national health|patient (no|number|id)", 0.09),
     _national("ca_sin", r"\bsin\b|social insurance|\bnas\b", 0.08),
     _national("au_tfn", r"\btfn\b|tax file", 0.09),
-    _national(
-        "us_ssn", r"\bssns?\b|social ?sec|\bsoc ?sec\b", 0.88
-    ),  # nine digits: nearly all numbers are possible
+    # Of nine digits, nearly all numbers are possible.
+    _national("us_ssn", r"\bssns?\b|social ?sec|\bsoc ?sec\b", 0.88, doubtful=True),
     Entity(
         name="phone",
         find=phones.find_phone,
         category="user.contact.phone_number",
         column_words=r"phone|\btel\b|telefon|telephone|mobile?\b|\bcell\b|\bfax\b|handy|msisdn",
-        near_words=_CALLS + r"|\bring\b|contact|reach (me|us)|text me|number is|my number",
-        against=_GOODS,
-        yields_to=(*_STRONGER, "se_personnummer", "fi_hetu", "br_cpf", *_SECRET),
+        near_words=_CALLS + r"|\bring\b|contact|reach (me|us)|text me|messages? to|answer|\bdesk\b",
+        against=_GOODS + r"|licen[cs]e|passport|\bid\b",
+        yields_to=(*_STRONGER, *NATIONAL, *_SECRET),
         chance=1.0,
     ),
     Entity(
@@ -185,16 +194,25 @@ _ALL = (
     Entity(
         name="date",
         find=dates.find_date,
-        category="user",
+        category="",  # a date of whatever says nothing about a person
         column_words=r"\bdate\b|datum|fecha|\bday\b|\bon\b|\bat\b",
+        near_words=r"\bon\b|\bdated?\b|\bsince\b|\buntil\b|\bborn\b|\bdue\b",
+    ),
+    Entity(
+        name="username",
+        find=None,
+        category="user.account.username",
+        column_words=r"user ?name|\blogin\b|screen ?name|\bhandle\b|benutzername",
     ),
     Entity(
         name="person_name",
         find=None,
         category="user.name",
-        column_words=r"\b(first|last|given|family|middle|maiden|full|person|customer|patient|client"
-        r"|contact|employee|user|subject|holder) ?name|\bname\b|surname|forename|vorname|nachname"
-        r"|\bprenom\b|\bnom\b|apellidos?|nombre|cognome|maiden|familienname|achternaam|voornaam",
+        column_words=r"names?( \d+)?$|^name |surname|forename|vorname|\bprenom\b|^nom\b|apellidos?"
+        r"|nombre|cognome|\bmaiden\b|familienname|achternaam|voornaam|imie|nazwisko|fornavn|etternavn",
+        column_against=r"user|login|screen|file|product|company|business|brand|host|table|field|item"
+        r"|city|country|state|street|bank|event|school|domain|store|site|\bapp\b|device|model|class"
+        r"|type|category|job|team|org|project|service|\bset\b|server|group|department|column|tag",
     ),
     Entity(
         name="street_address",
@@ -202,10 +220,24 @@ _ALL = (
         category="user.contact.address.street",
         column_words=r"street|\baddr(ess)?\b|strasse|\brue\b|adresse|direccion|indirizzo|endereco"
         r"|\badres\b|adress",
+        column_against=r"e ?mail|\bip\b|\bmac\b|\burl\b|\bweb\b",
     ),
 )
 
-ENTITIES: dict[str, Entity] = {entity.name: entity for entity in _ALL}
+
+def _against_others(entity: Entity) -> Entity:
+    """Add to the words against an identifier those that name another one."""
+    if entity.name not in (*NATIONAL, "card", "phone"):
+        return entity
+    others = [
+        other.column_words
+        for other in _ALL
+        if other.name in (*NATIONAL, "card", "iban") and other.name != entity.name
+    ]
+    return replace(entity, against="|".join([entity.against, *others]))
+
+
+ENTITIES: dict[str, Entity] = {entity.name: _against_others(entity) for entity in _ALL}
 """Every entity by name."""
 
 NAMES = tuple(ENTITIES)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+_MOSTLY = 0.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
@@ -52,6 +54,8 @@ class Profile:
     n_filled: int = 0
     """Cells that are neither null nor blank."""
     n_bytes: int = 0
+    n_one_piece: int = 0
+    """Filled cells of 3 to 128 bytes without a space inside."""
     n_name_like: int = 0
     """Filled cells of one to four words, in capitals at their start, without digits."""
     n_address_like: int = 0
@@ -127,12 +131,28 @@ class ColumnFindings:
     """All evidence, most frequent first."""
 
     @property
+    def category(self) -> str | None:
+        """Suggested data category of the whole column, None where nothing suggests one.
+
+        A column of identifiers of several countries is no single entity, but has one category.
+        """
+        shares: dict[str, float] = {}
+        for finding in self.findings:
+            if finding.entity == self.entity:
+                return finding.category or None
+            if finding.entity in self.contains and finding.category:
+                shares[finding.category] = shares.get(finding.category, 0.0) + finding.share
+        mostly = [category for category, share in shares.items() if share >= _MOSTLY]
+        return mostly[0] if mostly and self.entity is None else None
+
+    @property
     def categories(self) -> tuple[str, ...]:
         """Suggested data categories: of the entity, then of what the text contains."""
         wanted = ([self.entity] if self.entity else []) + list(self.contains)
         found = {finding.entity: finding.category for finding in self.findings}
-        return tuple(dict.fromkeys(found[entity] for entity in wanted if entity in found))
+        return tuple(dict.fromkeys(found[name] for name in wanted if found.get(name)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {**asdict(self), "categories": list(self.categories)}
+        suggested = {"category": self.category, "categories": list(self.categories)}
+        return {**asdict(self), **suggested}

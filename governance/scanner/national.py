@@ -198,14 +198,16 @@ def find_hetu(text: Text) -> Matches:
 
 def find_nir(text: Text) -> Matches:
     """France, also of persons born in Corsica."""
-    whole = find_digits(text, (Shape((15,), b"", CERTAIN), Shape(_NIR_GROUPS, b" ", CERTAIN)), _nir)
+    whole = find_digits(text, _NIR_SHAPES, _nir)
     island = find_words(
         text, {"99999" + "9A" + "99999999": CERTAIN, "9 99 99 9A 999 999 99": CERTAIN}, _nir_corsica
     )
     return merge([whole, island])
 
 
-_NIR_GROUPS = (1, 2, 2, 2, 3, 3, 2)
+_NIR_SHAPES = tuple(
+    Shape(lengths, b" ", CERTAIN) for lengths in ((15,), (13, 2), (1, 2, 2, 2, 3, 3, 2))
+)
 
 
 def _resident_cn(characters: np.ndarray) -> np.ndarray:
@@ -226,6 +228,23 @@ def _birth_number_no(digits: np.ndarray) -> np.ndarray:
         np.full(len(digits), 2000), check.number(digits, 2, 4), day - 40 * (day > 40)
     )
     return born & check.birth_number_no(digits)
+
+
+def find_cpr(text: Text) -> Matches:
+    """Denmark: date of birth and four digits; those of before 2007 have a checksum."""
+    parts = []
+    for shape in (Shape((6, 4), b"- ", FAINT), Shape((10,), b"", FAINT)):
+        found = find_digits(text, (shape,), _born_ddmm)
+        index = text.digits.at(found.start)
+        checked = check.cpr_dk(text.digits.window(index, 10))
+        parts.append(found.with_level(np.where(checked, PLAUSIBLE, FAINT).astype(np.int8)))
+    return merge(parts)
+
+
+def _born_ddmm(digits: np.ndarray) -> np.ndarray:
+    """Day and month exist; 2000 is a leap year, so that no 29 February is lost."""
+    year = np.full(len(digits), 2000)
+    return check.date_holds(year, check.number(digits, 2, 4), check.number(digits, 0, 2))
 
 
 def _national_register_be(digits: np.ndarray) -> np.ndarray:
@@ -289,7 +308,7 @@ NATIONAL: dict[str, Callable[[Text], Matches]] = {
         shapes=(
             Shape((9,), b"", PLAUSIBLE),
             Shape((4, 2, 3), b".", PLAUSIBLE),
-            Shape((3, 3, 3), b". ", PLAUSIBLE),
+            Shape((3, 3, 3), b".", PLAUSIBLE),
         ),
         holds=check.bsn,
     ),
@@ -330,6 +349,7 @@ NATIONAL: dict[str, Callable[[Text], Matches]] = {
         ),
         holds=_national_register_be,
     ),
+    "dk_cpr": find_cpr,
     "no_birth_number": partial(
         find_digits,
         shapes=(Shape((6, 5), b" ", CERTAIN), Shape((11,), b"", PLAUSIBLE)),

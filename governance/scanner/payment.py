@@ -9,7 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from governance.scanner import checksums
-from governance.scanner.matches import CERTAIN, PLAUSIBLE, Matches, isolated, make_matches, merge
+from governance.scanner.matches import (
+    CERTAIN,
+    FAINT,
+    PLAUSIBLE,
+    Matches,
+    isolated,
+    make_matches,
+    merge,
+)
 from governance.scanner.templates import group_span, grouped, isolated_groups
 from governance.scanner.text import Text
 
@@ -123,6 +131,8 @@ def find_card(text: Text) -> Matches:
         valid = checksums.luhn(digits)
         index, digits = index[valid], digits[valid]
         prefix = checksums.number(digits, 0, 6)
+        issued = digits[:, 0] > 0
+        parts.append(make_matches(*group_span(text, index[issued], len(shape)), FAINT))
         for first, last, sizes, name in _RANGES:
             if sum(shape) in sizes:
                 mine = (prefix >= first) & (prefix <= last)

@@ -99,16 +99,21 @@ def _starts(text: Text, joined: np.ndarray) -> np.ndarray:
     word = (KIND[before] & (DIGIT | LETTER | UNDERSCORE)) != 0
     inner = joined & ~np.isin(before, list(b" (+"))
     hyphen = np.isin(before, list(b"-./,")) & ((KIND[text.data[first - 2]] & (DIGIT | LETTER)) != 0)
-    return np.flatnonzero(~(word | inner | hyphen | _NOT_BEFORE[before]))
+    # Numbers in groups of four (cards, accounts) hold no phone number after their first group.
+    length = text.digits.length
+    fours = joined & (before == ord(" ")) & (length == 4) & (np.r_[0, length[:-1]] == 4)
+    return np.flatnonzero(~(word | inner | hyphen | fours | _NOT_BEFORE[before]))
 
 
 def _span(text: Text, index: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
     """Return start, with ``+`` or ``(`` in front, and stop."""
     runs = text.digits
-    start = runs.first[index]
-    start = start - (text.data[start - 1] == ord("("))
+    start, stop = runs.first[index], runs.stop[index + n_groups - 1]
+    # A bracket that closes behind the first group is the area code's; one around all is not.
+    bracket = text.data[start - 1] == ord("(")
+    start = start - (bracket & (text.data[runs.stop[index]] == ord(")")) & (n_groups > 1))
     start = start - (text.data[start - 1] == ord("+"))
-    return start, runs.stop[index + n_groups - 1]
+    return start, stop
 
 
 def _ends(text: Text, stop: np.ndarray) -> np.ndarray:
@@ -193,7 +198,7 @@ def _national(
     after_first = text.data[runs.stop[index]]
     bracket = (text.data[start] == ord("(")) & (after_first == ord(")"))
     bracket &= (total >= 6) & (total <= 12) & (length[0] <= 5)
-    trunk = (first_digit == 0) & (length[0] >= 2) & (total >= 9) & (total <= 12)
+    trunk = (first_digit == 0) & (length[0] >= 2) & (length[0] <= 5) & (total >= 9) & (total <= 12)
     trunk &= ~_is_date(text, index, n_groups) & (length[-1] >= 2)
     america = _is_american(text, index, n_groups, length)
     regular = np.all([size >= 2 for size in length], axis=0) & np.all(

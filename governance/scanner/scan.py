@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance.scanner.cells import CellLooks, look_at
-from governance.scanner.decision import conclude, is_named
+from governance.scanner.decision import BY_LOOKS, conclude, is_named
 from governance.scanner.entities import ENTITIES, NAMES
 from governance.scanner.findings import ColumnCounts, ColumnFindings, Evidence, Profile
 from governance.scanner.matches import CERTAIN, FAINT, PLAUSIBLE, Matches
@@ -45,12 +45,13 @@ def detect(column: Column, entity: str, *, name: str = "") -> np.ndarray:
         return mask
     if ENTITIES[entity].find is None:
         return _by_looks(text, entity, name)
-    level = FAINT if name and is_named(name, entity) else PLAUSIBLE
+    named = bool(name) and is_named(name, entity)
+    level = FAINT if named else PLAUSIBLE
     for part in searched(text):
         found = part.matches(entity)
         found = found.take(found.level >= level)
         mask[part.text.cell[part.text.cells_of(found.start)]] = True
-    return mask
+    return mask | _by_looks(text, entity, name) if named and entity in BY_LOOKS else mask
 
 
 def scan_column(
@@ -163,7 +164,8 @@ def _by_looks(text: Column, entity: str, name: str) -> np.ndarray:
 
 
 def _look(looks: CellLooks, entity: str) -> np.ndarray:
-    return looks.name_like if entity == "person_name" else looks.address_like
+    looks_of = {"person_name": looks.name_like, "street_address": looks.address_like}
+    return looks_of.get(entity, looks.one_piece)
 
 
 def _count_slice(part: Searched, name: str, entities: Sequence[str]) -> ColumnCounts:
@@ -177,6 +179,7 @@ def _count_slice(part: Searched, name: str, entities: Sequence[str]) -> ColumnCo
     profile = Profile(
         n_filled=int(looks.filled.sum()),
         n_bytes=int((text.cell_stop - text.cell_first).sum()),
+        n_one_piece=int(looks.one_piece.sum()),
         n_name_like=int(looks.name_like.sum()),
         n_address_like=int(looks.address_like.sum()),
         n_street_words=int(looks.street_words.sum()),

@@ -38,8 +38,8 @@ class Searched:
     def _search(self, name: str) -> Matches:
         if name == _INTERNATIONAL:
             numbers = phones.find_phone(self.text)
-            abroad = np.array([name.startswith("+") for name in numbers.names])
-            return numbers.take(abroad[numbers.variant] & (numbers.level == CERTAIN))
+            plus = self.text.data[numbers.start] == ord("+")
+            return numbers.take(plus & (numbers.level == CERTAIN))
         entity = ENTITIES[name]
         if entity.find is None:
             nothing = np.zeros(0, np.int64)
@@ -50,7 +50,13 @@ class Searched:
                 break
             stronger = self._weighed(other)
             found = found.take(~covered(found, stronger.take(stronger.level == CERTAIN)))
-        return weigh(self.text, found, near=entity.near_words, against=entity.against)
+        return weigh(
+            self.text,
+            found,
+            near=entity.near_words,
+            against=entity.against,
+            doubtful=entity.doubtful,
+        )
 
 
 _INTERNATIONAL = "phone_international"

@@ -48,9 +48,23 @@ def group_span(text: Text, index: np.ndarray, n_groups: int) -> tuple[np.ndarray
 
 
 def isolated_groups(text: Text, index: np.ndarray, n_groups: int) -> np.ndarray:
-    """Return the chains that no letter and no further number touches."""
+    """Return the chains that no letter and no further number touches.
+
+    A chain of groups with spaces is not cut out of a longer one: ``4111 1111 1111 1111`` holds no
+    ``1111 1111 1111``. Only a group of three digits and more makes it longer; one or two are often
+    another number beside it.
+    """
     start, stop = group_span(text, index, n_groups)
-    return index[isolated(text, start, stop)]
+    alone = isolated(text, start, stop)
+    if n_groups > 1 and len(index):
+        runs = text.digits
+        separator = text.data[runs.stop[index]]
+        before, after = np.maximum(index - 1, 0), np.minimum(index + n_groups, len(runs.first) - 1)
+        longer = (index > 0) & (runs.first[index] == runs.stop[before] + 1)
+        longer &= (runs.length[before] >= 3) & (text.data[runs.stop[before]] == separator)
+        beyond = (runs.first[after] == stop + 1) & (runs.length[after] >= 3)
+        alone &= ~longer & ~(beyond & (text.data[stop] == separator))
+    return index[alone]
 
 
 _CLASSES = {

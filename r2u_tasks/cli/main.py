@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from governance.digests import read_json, write_json
 from governance.errors import PermanentError, R2UError, ReleaseBlockedError, TransientError
-from r2u_tasks.cli import data, lineage, models, proof, requests
+from r2u_tasks.cli import data, lineage, models, proof, requests, scan
 from r2u_tasks.cli.console import EXIT_PERMANENT, EXIT_REFUSED, EXIT_TRANSIENT, err
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app = typer.Typer(
     "`r2u report`. Set R2U_DATASET and R2U_ROOT to leave out `--dataset` and `--root`.",
 )
 app.add_typer(data.app)
+app.add_typer(scan.app)
 app.add_typer(models.app)
 app.add_typer(requests.app, name="request")
 app.add_typer(requests.intake_app)
