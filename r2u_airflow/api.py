@@ -20,11 +20,11 @@ from governance.errors import RequestError, TransientError
 from governance.request_rows import REQUEST_ID
 from governance.workspace import open_workspace
 from r2u_airflow.access import MAY_DECIDE, MAY_READ, MAY_SUBMIT
-from r2u_airflow.bodies import Hold, NewRequest, Refusal, Stored, Submitted, Why
+from r2u_airflow.bodies import Hold, NewRequest, Refusal, Stored, Submitted, Target, Why
 from r2u_airflow.limits import LimitBody
 from r2u_airflow.place import Place, PlaceDep
 from r2u_airflow.uploads import SUFFIXES, receive, require_size, suffix_of
-from r2u_tasks.stages import decisions, receipts, requests
+from r2u_tasks.stages import decisions, dry_run, receipts, requests
 
 RequestIdPath = Annotated[str, InPath(pattern=REQUEST_ID)]
 Digest = Annotated[str, InPath(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -107,6 +107,18 @@ def _add_reading(app: FastAPI) -> None:
     def show_request(request_id: RequestIdPath, place: PlaceDep) -> dict[str, Any]:
         """Return one request with its history."""
         return _of_one(request_id, place, requests.show_request)
+
+    @app.get(
+        "/requests/{request_id}/plan", dependencies=[MAY_READ], responses=_OF_ONE, tags=["plan"]
+    )
+    def plan_request(request_id: RequestIdPath, place: PlaceDep) -> dict[str, Any]:
+        """Say what the request would touch, take and cost; changes nothing."""
+        return _of_one(request_id, place, dry_run.plan_request)
+
+    @app.post("/plan", dependencies=[MAY_READ], tags=["plan"])
+    def plan_target(body: Target, place: PlaceDep) -> dict[str, Any]:
+        """Say what a request that is not submitted would touch, take and cost; changes nothing."""
+        return dry_run.plan_target(**body.model_dump(), **place)
 
     @app.get("/files/{digest}", dependencies=[MAY_READ], responses=_OF_ONE, tags=["read"])
     def show_file(digest: Digest, place: PlaceDep) -> dict[str, Any]:

@@ -1,0 +1,272 @@
+"""Stage ``dry_run``: what a request would touch, take and cost, if a batch served it alone now.
+
+Changes nothing: no table, no queue, no ledger, no model. It matches like the plan of a batch, with
+the same function, so a batch that follows finds the same records; torch is not needed for it.
+
+The estimate stands on measured seconds of former trainings and batches of this workspace and says
+which, and how many. Where nothing was measured it says so instead of guessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+
+from governance.deletion_queue import RequestRow, State
+from governance.digests import read_json
+from governance.errors import DataError
+from governance.manifest import find_members
+from governance.request_rows import parse_request
+from governance.storage import read_table, table_exists
+from governance.suppression import pseudonyms, read_tombstones
+from r2u_tasks.batch import AskedRecords, choose_lane, match_requests
+from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.requests import row_rules
+
+_PREVIEW = "not-submitted"
+
+
+def plan_request(*, request_id: str, dataset: str, root_uri: str) -> JSON:
+    """Return the dry run of a request that is in the queue.
+
+    Raises:
+        RequestError: There is no such request.
+    """
+    context = open_context(dataset, root_uri)
+    row = context.queue.get(request_id)
+    ahead = _ahead(context, row)
+    return {
+        "request_id": request_id,
+        "state": row.state,
+        "due_at": row.due_at.isoformat(),
+        **_dry_run(context, _asked(row), ahead=ahead, due_at=row.due_at),
+    }
+
+
+def plan_target(
+    *,
+    dataset: str,
+    root_uri: str,
+    subject_id: str | None = None,
+    record_ids: Sequence[str] = (),
+    select: str | None = None,
+) -> JSON:
+    """Return the dry run of a request that is not submitted.
+
+    Raises:
+        RequestError: It asks for nothing, or names a column that cannot be selected.
+    """
+    context = open_context(dataset, root_uri)
+    cells = {
+        "subject_id": subject_id or "",
+        "record_ids": ";".join(record_ids),
+        "select": select or "",
+        "request_id": _PREVIEW,
+    }
+    request = parse_request(cells, row_rules(context))
+    selector = None
+    if request.selector is not None:
+        selector = (request.selector["column"], request.selector["value"])
+    asked = AskedRecords(_PREVIEW, request.subject_key, request.record_keys, selector)
+    ahead = context.queue.counts().get(State.QUEUED, 0)
+    return {"request_id": None, **_dry_run(context, asked, ahead=ahead, due_at=None)}
+
+
+def _dry_run(
+    context: StageContext, asked: AskedRecords, *, ahead: int, due_at: datetime | None
+) -> JSON:
+    tables, keys = _tables(context, asked)
+    models, segments = _models(context, keys)
+    lane = _lane(context, keys, segments)
+    estimate = _estimate(context, lane, segments)
+    batches = 1 + ahead // context.declaration.queue.max_batch
+    return {
+        "tables": tables,
+        "n_records": len(keys),
+        "closes_at_once_as": _absent_outcome(context, asked) if not keys else None,
+        "models": models,
+        "n_pool_files": sum(1 for path in context.workspace.pools.rglob("*") if path.is_file()),
+        "lane": lane,
+        "estimate": {**estimate, **_finish(estimate, batches, due_at), "batches": batches},
+        "changes": "nothing was changed",
+    }
+
+
+def _tables(context: StageContext, asked: AskedRecords) -> tuple[list[JSON], list[str]]:
+    """Return the rows that would go, table by table, and the pseudonyms of the records."""
+    workspace, columns = context.workspace, context.declaration.columns
+    wanted = [columns.record_id, columns.subject_id, columns.label.name, *columns.governance]
+    tables: list[JSON] = []
+    keys: list[str] = []
+    for name, path in (("raw", workspace.raw), ("classified", workspace.classified)):
+        if not table_exists(path):
+            continue
+        table = read_table(path, columns=wanted)
+        mask = match_requests(table, context.declaration, context.pseudonym_key, [asked]).mask
+        hit = table.filter(pa.array(mask))
+        subjects = hit[columns.subject_id].unique()
+        tables.append(_table(name, hit.num_rows, table.num_rows, len(subjects)))
+        keys = pseudonyms(
+            context.pseudonym_key, "record", [str(i) for i in hit[columns.record_id].to_pylist()]
+        )
+        ids = hit[columns.record_id]
+    if table_exists(workspace.salts) and tables:
+        salts = read_table(workspace.salts, columns=["record_id"])
+        found = len(set(salts["record_id"].to_pylist()) & set(ids.to_pylist()))
+        tables.append(_table("salts", found, salts.num_rows, None))
+    return tables, keys
+
+
+def _table(name: str, n_rows: int, n_total: int, n_subjects: int | None) -> JSON:
+    return {"table": name, "n_rows": n_rows, "n_total": n_total, "n_subjects": n_subjects}
+
+
+def _models(context: StageContext, keys: list[str]) -> tuple[list[JSON], list[int]]:
+    """Return every model that saw one of the records, and the segments of the serving one."""
+    champion = _champion(context)
+    models, segments = [], []
+    for path in sorted(context.workspace.models.glob("*/model.json")) if keys else ():
+        folder, record = path.parent, read_json(path)
+        try:
+            members = find_members(folder / "members.parquet", keys)
+        except DataError:
+            members = None  # nobody knows what it saw, so it counts as having seen them
+        if members == {}:
+            continue
+        serves = folder.name == champion
+        if serves and members:
+            segments = sorted(members.values())
+        models.append(_model(folder, record, members, serves=serves))
+    return models, segments
+
+
+def _model(
+    folder: Path, record: dict[str, Any], members: dict[str, int] | None, *, serves: bool
+) -> JSON:
+    first = min(members.values(), default=0) if members is not None else 0
+    return {
+        "model_key": folder.name,
+        "model_version": record.get("model_version"),
+        "kind": record.get("kind"),
+        "serves": serves,
+        "weights_present": (folder / "weights.safetensors").exists(),
+        "n_records": len(members) if members is not None else None,
+        "checkpoints_that_saw_them": [
+            int(file.stem)
+            for file in sorted((folder / "checkpoints").glob("*.safetensors"))
+            if int(file.stem) > first
+        ],
+    }
+
+
+def _lane(context: StageContext, keys: list[str], segments: list[int]) -> JSON:
+    if not keys:
+        return {"first": "none", "if_refused": None, "why": "no table holds such a record"}
+    if _champion(context) is None:
+        return {"first": "none", "if_refused": None, "why": "no model serves yet"}
+    if not segments:
+        why = "the serving model never saw the records; only rows are erased"
+        return {"first": "none", "if_refused": None, "why": why}
+    why = f"the serving model saw {len(segments)} of the {len(keys)} records"
+    return {
+        "first": "approximate",
+        "if_refused": choose_lane(segments),
+        "first_segment": segments[0],
+        "why": why,
+    }
+
+
+def _estimate(context: StageContext, lane: JSON, segments: list[int]) -> JSON:
+    """Return seconds if the first lane is accepted and if the exact lane must follow."""
+    if lane["first"] == "none":
+        nothing = {"value": 0.0, "n": 0, "from": "no model has to change"}
+        return {"low_s": 0.0, "high_s": 0.0, "basis": {"models": nothing}}
+    records = [read_json(path) for path in sorted(context.workspace.models.glob("*/model.json"))]
+    served = {name: [r for r in records if r.get("lane") == name] for name in _LANES}
+    exact = lane["if_refused"]
+    basis = {
+        "approximate_s": _measured(served["approximate"], "unlearn_s"),
+        "evidence_s": _measured([r for rs in served.values() for r in rs], "evidence_s"),
+        f"{exact}_s": _measured(served[exact], "unlearn_s")
+        or _from_training(context, exact, segments),
+    }
+    first, evidence, last = (None if part is None else part["value"] for part in basis.values())
+    low = None if first is None or evidence is None else float(first + evidence)
+    high = None if low is None or last is None else low + last + evidence
+    missing = {"value": None, "n": 0, "from": "never measured in this workspace"}
+    return {
+        "low_s": low,
+        "high_s": high,
+        "basis": {name: part or missing for name, part in basis.items()},
+    }
+
+
+_LANES = ("approximate", "replay", "retrain")
+
+
+def _measured(records: list[dict[str, Any]], metric: str) -> JSON | None:
+    seconds = [r["metrics"][metric] for r in records if metric in r.get("metrics", {})]
+    if not seconds:
+        return None
+    return {
+        "value": round(median(seconds), 3),
+        "n": len(seconds),
+        "from": f"median of {metric} of {len(seconds)} former models of this lane",
+    }
+
+
+def _from_training(context: StageContext, exact: str, segments: list[int]) -> JSON | None:
+    """Return the seconds of an exact lane from the training of the serving model."""
+    key = _champion(context)
+    record = read_json(context.workspace.model(key) / "model.json") if key else {}
+    trained = record.get("metrics", {}).get("train_s") or record.get("metrics", {}).get("retrain_s")
+    if not trained:
+        return None
+    n_segments = 1 + context.declaration.training.n_slices
+    share = 1.0 if exact == "retrain" else (n_segments - segments[0]) / n_segments
+    return {
+        "value": round(trained * share, 3),
+        "n": 1,
+        "from": f"training of the serving model took {trained:.1f} s; {share:.0%} of its segments "
+        "would be run again",
+    }
+
+
+def _finish(estimate: JSON, batches: int, due_at: datetime | None) -> JSON:
+    """Return when it would be done if the batches ran now, one after another."""
+    high = estimate["high_s"]
+    if high is None:
+        return {"finish_if_started_now": None, "in_time": None}
+    finish = datetime.now(UTC) + timedelta(seconds=high * batches)
+    return {
+        "finish_if_started_now": finish.isoformat(timespec="seconds"),
+        "in_time": None if due_at is None else finish <= due_at,
+    }
+
+
+def _absent_outcome(context: StageContext, asked: AskedRecords) -> str:
+    erased = read_tombstones(context.workspace.tombstones)
+    subjects = erased["subject"] | erased["touched_subject"]
+    known = asked.subject_key in subjects or set(asked.record_keys) & erased["record"]
+    return "already_forgotten" if known else "not_found"
+
+
+def _ahead(context: StageContext, row: RequestRow) -> int:
+    """Return how many queued requests are due before this one."""
+    waiting = context.queue.list_requests(State.QUEUED)
+    return sum((w.due_at, w.request_id) < (row.due_at, row.request_id) for w in waiting)
+
+
+def _champion(context: StageContext) -> str | None:
+    path = context.workspace.champion
+    return str(read_json(path)["model_key"]) if path.exists() else None
+
+
+def _asked(row: RequestRow) -> AskedRecords:
+    selector = (row.selector["column"], row.selector["value"]) if row.selector else None
+    return AskedRecords(row.request_id, row.subject_key, tuple(row.record_keys), selector)
