@@ -46,8 +46,8 @@ class Question:
     """Who or what is asked about, by pseudonym.
 
     Attributes:
-        kind: ``subject``, ``record`` or ``model``.
-        shown: The start of the pseudonym, or the key of the model.
+        kind: ``subject``, ``record``, ``model`` or ``dataset``.
+        shown: The start of the pseudonym, the key of the model, or the name of the data set.
         record_keys: All records that are asked about.
         in_tables: Those that are in the training table now.
         erased: Those that were erased, by batch.
@@ -195,6 +195,36 @@ def about_model(graph: LineageGraph, model_key: str) -> Answer:
         serving_now=(model_key,) if serves else (),
         left=(model_key,) if node.weights_present else (),
         summary=_model_summary(graph, node),
+        notes=_notes(models),
+        as_of=graph.as_of,
+        ledger_head=graph.ledger_head,
+    )
+
+
+def about_all(graph: LineageGraph, name: str) -> Answer:
+    """Return the whole lineage: every model, and what it knew of records that were erased since."""
+    models = tuple(_own_knowledge(graph, node) for node in graph.models)
+    tainted = tuple(
+        k.model.model_key
+        for k in models
+        if k.relation is not Relation.NEVER and k.model.weights_present
+    )
+    what = ", ".join(tainted) if tainted else "none"
+    return Answer(
+        kind="dataset",
+        shown=name,
+        status=None,
+        n_records=sum(erasure.n_records for erasure in graph.erasures),
+        models=models,
+        erasures=graph.erasures,
+        known_from=min((node.created_at for node in graph.models), default=None),
+        served_until=None,
+        known_until=None,
+        serving_now=tuple(
+            n.model_key for n in graph.models if n.serving and n.serving[-1].end is None
+        ),
+        left=tainted,
+        summary=f"Of the models whose weights are left, {what} was trained on erased records.",
         notes=_notes(models),
         as_of=graph.as_of,
         ledger_head=graph.ledger_head,

@@ -201,7 +201,8 @@ def _label(known: Knowledge) -> str:
 def _title(answer: Answer) -> str:
     hidden = len(answer.models) - MAX_MODELS
     more = f" ({hidden} models are not drawn)" if hidden > 0 else ""
-    who = answer.shown if answer.kind == "model" else f"{answer.kind} {answer.shown}…"
+    is_name = answer.kind in ("model", "dataset")
+    who = answer.shown if is_name else f"{answer.kind} {answer.shown}…"
     return f"Lineage of {who}{more}"
 
 

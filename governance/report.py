@@ -51,9 +51,15 @@ def render_evidence(evidence: dict[str, Any]) -> str:
     )
 
 
-def render_governance(report: dict[str, Any]) -> str:
-    """Return the page of one governance report."""
-    return _environment().get_template("report.html.j2").render(r=report, glossary=GLOSSARY)
+def render_governance(report: dict[str, Any], *, picture: str) -> str:
+    """Return the page of one governance report (schema ``r2u-report/2``).
+
+    Args:
+        report: What the stage collected.
+        picture: The lineage as inline SVG.
+    """
+    template = _environment().get_template("report.html.j2")
+    return template.render(r=report, glossary=GLOSSARY, picture=picture)
 
 
 def _plots(evidence: dict[str, Any]) -> list[tuple[str, str]]:

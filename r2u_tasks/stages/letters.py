@@ -137,7 +137,7 @@ class _Reader:
             "due_at": row.due_at,
             "answered_at": row.closed_at or row.due_at,
             "duplicate_of": row.duplicate_of,
-            "grounds": self._grounds(row),
+            "grounds": keeping_grounds(self.context, row),
             "in_ledger": row.request_id in self._closed_in_ledger,
             "recipients": declaration.deletion.recipients,
         }
@@ -190,10 +190,12 @@ class _Reader:
         ]
         return datetime.fromisoformat(times[-1]) if times else None
 
-    def _grounds(self, row: RequestRow) -> tuple[str, ...]:
-        details = [event.details or {} for event in self.context.queue.events(row.request_id)]
-        found = [row.hold_ground, *(detail.get("ground") for detail in details)]
-        return tuple(dict.fromkeys(str(ground) for ground in found if ground))
+
+def keeping_grounds(context: StageContext, row: RequestRow) -> tuple[str, ...]:
+    """Return why data of a request are kept: words of the queue, each once."""
+    details = [event.details or {} for event in context.queue.events(row.request_id)]
+    found = [row.hold_ground, *(detail.get("ground") for detail in details)]
+    return tuple(dict.fromkeys(str(ground) for ground in found if ground))
 
 
 def _predicate(certificate: Path) -> dict[str, Any]:

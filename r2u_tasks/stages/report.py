@@ -1,25 +1,44 @@
 """Stage ``report``: the governance report from queue, ledger, models and evidence.
 
 Reads only, writes ``reports/<run>/report.{json,html}`` and a copy under ``reports/latest``. The
-same run id writes the same place again.
+same run id writes the same place again. Each report notes the head of the ledger, and looks for
+the heads that earlier ones noted: a ledger that was cut shows.
 """
 
 from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from governance.deletion_queue import State
+from governance.deletion_queue import RequestRow
 from governance.digests import digest_json, read_json, write_atomic, write_json
-from governance.ledger import verify_chain
+from governance.ledger import read_entries, verify_chain
+from governance.lineage import read_graph, to_json
+from governance.lineage_answer import Answer, about_all
+from governance.lineage_picture import draw_lineage
 from governance.report import render_evidence, render_governance
+from governance.report_numbers import (
+    backups_until,
+    batch_cost,
+    batch_times,
+    cost_numbers,
+    deadline_numbers,
+    head_problems,
+    request_numbers,
+    set_difference_holds,
+)
 from governance.signing import PUBLIC_NAME, load_or_make_signing_key
 from governance.workspace import safe_key
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.letters import keeping_grounds
+from r2u_tasks.stages.mirror import owed
 
 _EVIDENCE = ("evidence", "evidence-replay")
+_HEAD = "ledger-head.json"
+_KEPT = ("kept_exempt", "partial")
 
 
 def governance_report(*, run_id: str, dataset: str, root_uri: str) -> JSON:
@@ -34,12 +53,17 @@ def governance_report(*, run_id: str, dataset: str, root_uri: str) -> JSON:
         Paths of ``html`` and ``json``, the report's digest and counts.
     """
     context = open_context(dataset, root_uri)
-    report = collect(context)
     home = context.workspace.reports / safe_key(run_id)
+    collector = Collector(context, datetime.now(UTC), home)
+    report = collector.collect()
+    picture = draw_lineage(collector.lineage, format_name="svg").decode("utf-8")
     for folder in (home, context.workspace.reports / "latest"):
         linked = _with_links(report, folder)
         write_json(folder / "report.json", linked)
-        write_atomic(folder / "report.html", render_governance(linked).encode("utf-8"))
+        page = render_governance(linked, picture=picture[picture.index("<svg") :])
+        write_atomic(folder / "report.html", page.encode("utf-8"))
+    noted = {name: report["ledger"][name] for name in ("n_entries", "head")}
+    write_json(home / _HEAD, {"made_at": report["made_at"], **noted})
     return {
         "html": str(home / "report.html"),
         "json": str(home / "report.json"),
@@ -49,72 +73,173 @@ def governance_report(*, run_id: str, dataset: str, root_uri: str) -> JSON:
     }
 
 
-def collect(context: StageContext) -> JSON:
-    """Gather everything that the report shows, as JSON without personal data."""
-    workspace, declaration = context.workspace, context.declaration
-    requests = [row.to_dict() for row in context.queue.list_requests()]
-    closed = [row["outcome"] for row in requests if row["state"] == State.CLOSED]
-    load_or_make_signing_key(workspace.keys)
-    chain = verify_chain(workspace.ledger, workspace.keys / PUBLIC_NAME)
-    models = sorted(
-        (read_json(path) for path in workspace.models.glob("*/model.json")),
-        key=lambda model: (model["created_at"], model["model_key"]),
-    )
-    champion = read_json(workspace.champion)["model_key"] if workspace.champion.exists() else None
-    return {
-        "schema": "r2u-report/1",
-        "dataset": declaration.name,
-        "synthetic_subjects": declaration.synthetic_subjects,
-        "deletion_class": declaration.deletion.deletion_class,
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "requests": requests,
-        "outcomes": {name: closed.count(name) for name in sorted(set(closed))},
-        "open": len(requests) - len(closed),
-        "batches": [_batch(path) for path in sorted(workspace.root.glob("batches/*/plan.json"))],
-        "models": models,
-        "champion": champion,
-        "readiness": _readiness(workspace.models, models),
-        "classification": _latest(workspace.root / "runs" / "classify"),
-        "ledger": {
+class Collector:
+    """Gathers everything that the report shows, as JSON without personal data."""
+
+    def __init__(self, context: StageContext, now: datetime, home: Path) -> None:
+        """Remember where to look.
+
+        Args:
+            context: Dataset and workspace.
+            now: Time of the report.
+            home: Its folder, so that it does not hold itself for an earlier one.
+        """
+        self._context = context
+        self._now = now
+        self._home = home
+
+    def collect(self) -> JSON:
+        """Return the report."""
+        context = self._context
+        workspace, declaration = context.workspace, context.declaration
+        rows = context.queue.list_requests()
+        requests = [row.to_dict() for row in rows]
+        batches = [self._batch(path) for path in sorted(workspace.root.glob("batches/*/plan.json"))]
+        batches.sort(key=lambda batch: batch["times"]["planned_at"] or "")
+        champion = workspace.champion
+        return {
+            "schema": "r2u-report/2",
+            "dataset": declaration.name,
+            "synthetic_subjects": declaration.synthetic_subjects,
+            "deletion_class": declaration.deletion.deletion_class,
+            "made_at": self._now.isoformat(timespec="seconds"),
+            "counts": request_numbers(requests),
+            "deadlines": deadline_numbers(requests, self._now),
+            "requests": requests,
+            "kept": [self._kept(row) for row in rows if row.hold_ground or row.outcome in _KEPT],
+            "batches": batches,
+            "cost": cost_numbers(batches),
+            "models": self._models,
+            "champion": read_json(champion)["model_key"] if champion.exists() else None,
+            "lineage": {
+                "summary": self.lineage.summary,
+                "tainted": list(self.lineage.left),
+                "n_erased": self.lineage.n_records,
+                "erasures": to_json(self.lineage.erasures),
+            },
+            "readiness": self._readiness(),
+            "classification": _latest(workspace.root / "runs" / "classify"),
+            "calibration": self._calibration(),
+            "ledger": self._ledger(),
+            "mirror_owed": owed(context),
+            "letters": len(list(workspace.letters.glob("*.pdf"))),
+            "remains": self._remains(batches),
+        }
+
+    @cached_property
+    def lineage(self) -> Answer:
+        """The lineage of all models."""
+        graph = read_graph(self._context.workspace, now=self._now)
+        return about_all(graph, self._context.declaration.name)
+
+    @cached_property
+    def _entries(self) -> list[JSON]:
+        return read_entries(self._context.workspace.ledger)
+
+    @cached_property
+    def _models(self) -> list[JSON]:
+        paths = self._context.workspace.models.glob("*/model.json")
+        return sorted(map(read_json, paths), key=lambda m: (m["created_at"], m["model_key"]))
+
+    def _batch(self, plan_path: Path) -> JSON:
+        folder, plan = plan_path.parent, read_json(plan_path)
+        result = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
+        erasure = read_json(folder / "erasure.json") if (folder / "erasure.json").exists() else {}
+        tables = erasure.get("tables", {})
+        evidences = {
+            name: read_json(p) for name in _EVIDENCE if (p := folder / f"{name}.json").exists()
+        }
+        times = batch_times(self._entries, folder.name)
+        expire_days = self._context.declaration.deletion.backups_expire_days
+        return {
+            "batch_id": plan["batch_id"],
+            "n_requests": plan["n_requests"],
+            "n_records": plan["n_records"],
+            "n_trained_records": plan["n_trained_records"],
+            "lane": result.get("lane"),
+            "claim": result.get("claim"),
+            "model_key": result.get("model_key"),
+            "outcomes": result.get("outcomes", {}),
+            "times": times,
+            "tables": tables,
+            "only_asked_rows_left": set_difference_holds(tables) if tables else None,
+            "pages": [_page(folder, name, evidence) for name, evidence in evidences.items()],
+            "reasons": list(evidences.values())[-1]["reasons"] if evidences else [],
+            "cost": batch_cost(list(evidences.values())),
+            "certificates": len(list(folder.glob("certificates/*.json"))),
+            "backups_until": backups_until(times, expire_days),
+        }
+
+    def _kept(self, row: RequestRow) -> JSON:
+        """Return a request whose data are kept, with the ground."""
+        return {
+            "request_id": row.request_id,
+            "what": "held" if row.outcome is None else row.outcome,
+            "grounds": list(keeping_grounds(self._context, row)) or ["unspecified"],
+            "due_at": row.due_at.isoformat(),
+        }
+
+    def _ledger(self) -> JSON:
+        workspace = self._context.workspace
+        load_or_make_signing_key(workspace.keys)
+        chain = verify_chain(workspace.ledger, workspace.keys / PUBLIC_NAME)
+        paths = sorted(workspace.reports.glob(f"*/{_HEAD}"))
+        heads = [read_json(path) for path in paths if path.parent != self._home]
+        return {
             "ok": chain.ok,
             "n_entries": chain.n_entries,
             "head": chain.head,
             "problem": chain.problem,
-        },
-        "remains": _remains(context),
-    }
+            "n_earlier_heads": len(heads),
+            "missing_heads": head_problems(self._entries, heads),
+        }
+
+    def _readiness(self) -> JSON | None:
+        folder = self._context.workspace.models
+        paths = [folder / model["model_key"] / "readiness.json" for model in self._models]
+        written = [path for path in paths if path.exists()]
+        report: JSON | None = read_json(written[-1]) if written else None
+        return report
+
+    def _calibration(self) -> JSON | None:
+        path = self._context.workspace.root / "calibration" / "report.json"
+        report: JSON | None = read_json(path) if path.exists() else None
+        return report
+
+    def _remains(self, batches: list[JSON]) -> list[JSON]:
+        """Say what may still hold erased records, and until when; None: nobody has said yet."""
+        declaration, workspace = self._context.declaration, self._context.workspace
+        lines = [
+            _line(
+                f"The source {declaration.source.path} is outside of this workspace and is not "
+                "changed; its erased rows are dropped at every load. Erase them there too.",
+                None,
+            )
+        ]
+        ends = [b["backups_until"] for b in batches if b["times"]["rows_erased_at"]]
+        if declaration.deletion.backups_expire_days is None:
+            what = "Backups: no expiry is declared (deletion.backups_expire_days)."
+            lines.append(_line(what, None))
+        elif ends:
+            lines.append(_line("Backups that may hold erased rows.", max(ends)))
+        rejects = len(list(workspace.rejects.glob("*"))) if workspace.rejects.exists() else 0
+        if rejects:
+            what = f"{rejects} files of refused request rows in rejects/ (mode 600); delete them."
+            lines.append(_line(what, None))
+        what = "Recipient to be told (Art. 19): "
+        lines += [_line(f"{what}{name}", None) for name in declaration.deletion.recipients]
+        return lines
 
 
-def _batch(plan_path: Path) -> JSON:
-    folder, plan = plan_path.parent, read_json(plan_path)
-    result = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
-    pages = []
-    reasons: list[str] = []
-    for name in _EVIDENCE:
-        path = folder / f"{name}.json"
-        if path.exists():
-            evidence = read_json(path)
-            page = folder / f"{name}.html"
-            write_atomic(page, render_evidence(evidence).encode("utf-8"))
-            lane, verdict = evidence["lane"], evidence["verdict"]
-            pages.append({"lane": lane, "verdict": verdict, "path": str(page)})
-            reasons = evidence["reasons"]
-    return {
-        "batch_id": plan["batch_id"],
-        "n_requests": plan["n_requests"],
-        "n_records": plan["n_records"],
-        "lane": result.get("lane"),
-        "claim": result.get("claim"),
-        "pages": pages,
-        "reasons": reasons,
-    }
+def _line(what: str, until: str | None) -> JSON:
+    return {"what": what, "until": until}
 
 
-def _readiness(folder: Path, models: list[dict[str, Any]]) -> JSON | None:
-    paths = [folder / model["model_key"] / "readiness.json" for model in models]
-    written = [path for path in paths if path.exists()]
-    report: JSON | None = read_json(written[-1]) if written else None
-    return report
+def _page(folder: Path, name: str, evidence: JSON) -> JSON:
+    """Render the page of an evidence document again, and say where it lies."""
+    page = folder / f"{name}.html"
+    write_atomic(page, render_evidence(evidence).encode("utf-8"))
+    return {"lane": evidence["lane"], "verdict": evidence["verdict"], "path": str(page)}
 
 
 def _latest(folder: Path) -> JSON | None:
@@ -123,37 +248,12 @@ def _latest(folder: Path) -> JSON | None:
     return found
 
 
-def _remains(context: StageContext) -> list[str]:
-    """Say what may still hold erased records, and until when."""
-    declaration, workspace = context.declaration, context.workspace
-    lines = [
-        f"The source file {declaration.source.path} is outside of this workspace and is not "
-        "changed; its erased rows are dropped at every load. Erase them there too."
-    ]
-    days = declaration.deletion.backups_expire_days
-    lines.append(
-        "Backups: no expiry is declared (deletion.backups_expire_days)."
-        if days is None
-        else f"Backups expire {days} days after they were made."
-    )
-    rejects = len(list(workspace.rejects.glob("*"))) if workspace.rejects.exists() else 0
-    if rejects:
-        lines.append(f"{rejects} files of refused request rows in rejects/ (mode 600).")
-    lines += [f"Recipient to be told (Art. 19): {name}" for name in declaration.deletion.recipients]
-    return lines
-
-
 def _with_links(report: JSON, folder: Path) -> JSON:
     """Return the report with links that are relative to a folder."""
-    batches = []
-    for batch in report["batches"]:
-        pages = [
-            {
-                "lane": page["lane"],
-                "verdict": page["verdict"],
-                "href": Path(os.path.relpath(page["path"], folder)).as_posix(),
-            }
-            for page in batch["pages"]
-        ]
-        batches.append({**batch, "pages": pages})
+
+    def linked(page: dict[str, Any]) -> JSON:
+        href = Path(os.path.relpath(page["path"], folder)).as_posix()
+        return {"lane": page["lane"], "verdict": page["verdict"], "href": href}
+
+    batches = [{**b, "pages": [linked(page) for page in b["pages"]]} for b in report["batches"]]
     return {**report, "batches": batches}
