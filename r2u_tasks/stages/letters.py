@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from governance.deletion_queue import RequestRow, State
+from governance.deletion_queue import Answer, RequestRow, State
 from governance.digests import digest_file, read_json, write_atomic
 from governance.errors import DataError
 from governance.ledger import read_entries
@@ -137,19 +137,29 @@ class _Reader:
             "due_at": row.due_at,
             "answered_at": row.closed_at or row.due_at,
             "duplicate_of": row.duplicate_of,
-            "grounds": keeping_grounds(self.context, row),
+            "grounds": keeping_grounds(self.context, row.request_id),
             "in_ledger": row.request_id in self._closed_in_ledger,
             "recipients": declaration.deletion.recipients,
         }
         if controller is not None:
             facts |= controller.model_dump(include={"contact", "authority"})
             facts["controller"] = controller.name
-        if row.outcome in ERASED:
-            facts |= self._erasure(row)
+        here = self._answer_here(row.request_id)
+        if row.outcome == "partial" and here is not None and here.outcome != "forgotten":
+            facts["outcome"] = here.outcome  # what was erased, was erased in another data set
+        if facts["outcome"] in ERASED:
+            facts |= self._erasure(row, here)
         return LetterFacts(**facts)
 
-    def _erasure(self, row: RequestRow) -> dict[str, Any]:
-        folder = self.context.workspace.batch(row.batch_id or "none")
+    def _answer_here(self, request_id: str) -> Answer | None:
+        """Return how the part of a request in this data set ended."""
+        answers = self.context.queue.answers(request_id)
+        name = self.context.declaration.name
+        return next((answer for answer in answers if answer.dataset == name), None)
+
+    def _erasure(self, row: RequestRow, here: Answer | None) -> dict[str, Any]:
+        batch = here.batch_id if here is not None else row.batch_id
+        folder = self.context.workspace.batch(batch or "none")
         certificate = folder / "certificates" / f"{row.request_id}.json"
         if not certificate.exists():
             message = f"letter {row.request_id}: expected a certificate, got none; verify the batch"
@@ -191,11 +201,10 @@ class _Reader:
         return datetime.fromisoformat(times[-1]) if times else None
 
 
-def keeping_grounds(context: StageContext, row: RequestRow) -> tuple[str, ...]:
+def keeping_grounds(context: StageContext, request_id: str) -> tuple[str, ...]:
     """Return why data of a request are kept: words of the queue, each once."""
-    details = [event.details or {} for event in context.queue.events(row.request_id)]
-    found = [row.hold_ground, *(detail.get("ground") for detail in details)]
-    return tuple(dict.fromkeys(str(ground) for ground in found if ground))
+    reservations = context.queue.reservations(request_id)
+    return tuple(dict.fromkeys(r.ground for r in reservations if r.released_at is None))
 
 
 def _predicate(certificate: Path) -> dict[str, Any]:

@@ -175,7 +175,7 @@ class Collector:
         return {
             "request_id": row.request_id,
             "what": "held" if row.outcome is None else row.outcome,
-            "grounds": list(keeping_grounds(self._context, row)) or ["unspecified"],
+            "grounds": list(keeping_grounds(self._context, row.request_id)) or ["unspecified"],
             "due_at": row.due_at.isoformat(),
         }
 
