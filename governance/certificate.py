@@ -10,19 +10,18 @@ Issuing refuses what the verifier would refuse: it is verified before it is publ
 from __future__ import annotations
 
 import base64
-import hashlib
 import secrets
+import tempfile
 from pathlib import Path
 from typing import Any
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from governance.digests import canonical_json, digest_file, read_json, write_atomic
 from governance.errors import ReleaseBlockedError
 from governance.ledger import Ledger, read_entries
 from governance.merkle import inclusion_proof, merkle_root
-from governance.signing import public_pem
+from governance.signing import PUBLIC_NAME, Signer, key_id
 from governance.verifier import (
+    BUNDLE_OF_PREDICATE,
     CLAIM_OF_LANE,
     PAYLOAD_TYPE,
     PREDICATE_TYPE,
@@ -30,6 +29,9 @@ from governance.verifier import (
     file_leaf,
     pre_authentication_encoding,
     request_leaf,
+    stated_manifest,
+    stated_records,
+    verify_certificate,
 )
 
 BUNDLE_FILES = (
@@ -37,6 +39,7 @@ BUNDLE_FILES = (
     "erasure.json",
     "evidence.json",
     "evidence-replay.json",
+    "members.json",
     "result-model.json",
 )
 
@@ -56,16 +59,16 @@ def seal_bundle(
     batch_dir: Path,
     requests: list[dict[str, Any]],
     *,
-    signing_key: Ed25519PrivateKey,
+    signer: Signer,
     ledger: Ledger,
     ledger_path: Path,
 ) -> dict[str, Any]:
     """Seal a batch and issue a certificate for each of its requests.
 
     Args:
-        batch_dir: Folder of the batch with plan, erasure, evidence and result.
+        batch_dir: Folder of the batch with plan, erasure, evidence, members and result.
         requests: ``request_id, outcome, claim, lane, received_at, due_at, answered_at`` of each.
-        signing_key: Key of certificates and ledger.
+        signer: Signs certificates, as it does the ledger.
         ledger: Ledger that gets the root.
         ledger_path: Its file, to find the entry of an earlier, interrupted sealing.
 
@@ -73,7 +76,8 @@ def seal_bundle(
         ``{"root", "ledger_entry", "certificates"}``.
 
     Raises:
-        ReleaseBlockedError: Verdict, controls, claim or outcome do not allow a certificate.
+        ReleaseBlockedError: Verdict, controls, claim or outcome do not allow a certificate, or the
+            verifier refuses one that was made.
     """
     evidence_file, evidence = _accepted_evidence(batch_dir)
     for request in requests:
@@ -95,20 +99,23 @@ def seal_bundle(
             "n_requests": len(requests),
         },
     )
-    leaves = _leaves(bundle)
+    leaves, stated = _leaves(bundle), _stated(batch_dir)
+    cache: dict[str, Any] = {}
     for index, (request, salt) in enumerate(zip(requests, salts, strict=True)):
         statement = _statement(
             request,
             evidence,
             evidence_file,
+            stated=stated,
             bundle=bundle,
             bundle_digest=bundle_digest,
             salt=salt,
             proof=inclusion_proof(leaves, len(bundle["files"]) + index),
             entry=entry,
         )
-        target = batch_dir / "certificates" / f"{request['request_id']}.json"
-        write_atomic(target, canonical_json(_envelope(statement, signing_key)) + b"\n")
+        envelope = canonical_json(_envelope(statement, signer)) + b"\n"
+        _require_verified(envelope, request["request_id"], batch_dir, ledger_path, signer, cache)
+        write_atomic(batch_dir / "certificates" / f"{request['request_id']}.json", envelope)
     return {
         "root": bundle["root"],
         "ledger_entry": {"seq": entry["seq"], "digest": entry["digest"]},
@@ -150,7 +157,7 @@ def _bundle(batch_dir: Path, requests: list[dict[str, Any]], salts: list[str]) -
     pairs = zip(requests, salts, strict=True)
     leaves = [request_leaf(salt, request).hex() for request, salt in pairs]
     bundle = {
-        "schema": "r2u-bundle/1",
+        "schema": BUNDLE_OF_PREDICATE[PREDICATE_TYPE],
         "batch_id": batch_dir.name,
         "files": files,
         "request_leaves": leaves,
@@ -168,6 +175,7 @@ def _statement(
     evidence: dict[str, Any],
     evidence_file: str,
     *,
+    stated: dict[str, Any],
     bundle: dict[str, Any],
     bundle_digest: str,
     salt: str,
@@ -181,13 +189,16 @@ def _statement(
         "predicateType": PREDICATE_TYPE,
         "predicate": {
             **request,
+            **stated,
             "batch_id": bundle["batch_id"],
+            "what_was_tested": _tested(evidence),
             "tests": {
                 "evidence_file": evidence_file,
                 "verdict": evidence["verdict"],
                 "weights_digest": weights,
                 "controls": evidence.get("controls", {}),
-                "n_conditions": len(evidence.get("conditions", [])),
+                "conditions": [c["name"] for c in evidence.get("conditions", [])],
+                "n_records": evidence["n_forget"],
             },
             "what_it_does_not_show": NOT_SHOWN[request["claim"]],
             "bundle_root": bundle["root"],
@@ -199,17 +210,64 @@ def _statement(
     }
 
 
-def _envelope(statement: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
+def _stated(batch_dir: Path) -> dict[str, Any]:
+    """Return what each certificate of a batch says of tables and models."""
+    members = read_json(batch_dir / "members.json")
+    erasure, plan = read_json(batch_dir / "erasure.json"), read_json(batch_dir / "plan.json")
+    return {
+        "records": stated_records(erasure, members, plan),
+        "model": stated_manifest(members["child"]),
+        "parent": stated_manifest(members["parent"]),
+    }
+
+
+def _tested(evidence: dict[str, Any]) -> list[str]:
+    """Return what was tested, in words."""
+    n = evidence["n_forget"]
+    if n == 0:
+        return ["None of the records is in the training manifest of the model; none was tested."]
+    n_models = evidence["pools"]["retrained"]["n"]
+    lines = [f"{n} records, against {n_models} models that were trained without them:"]
+    lines += [f"{c['text']} (p = {c['adjusted_p']:.2g})" for c in evidence["conditions"]]
+    told = "is" if evidence["controls"]["original_fails"] else "is not"
+    lines.append(f"Control: the same test {told} able to tell the original model apart.")
+    return lines
+
+
+def _require_verified(
+    envelope: bytes,
+    request_id: str,
+    batch_dir: Path,
+    ledger_path: Path,
+    signer: Signer,
+    cache: dict[str, Any],
+) -> None:
+    """Verify a certificate before anyone gets it."""
+    with tempfile.TemporaryDirectory() as name:
+        certificate, key = Path(name) / "certificate.json", Path(name) / PUBLIC_NAME
+        certificate.write_bytes(envelope)
+        key.write_bytes(signer.public_pem)
+        result = verify_certificate(
+            certificate,
+            public_key_path=key,
+            bundle_dir=batch_dir,
+            ledger_path=ledger_path,
+            request_id=request_id,
+            cache=cache,
+        )
+    if not result.ok:
+        message = f"request {request_id}: no certificate, the verifier refuses it: {result.problem}"
+        raise ReleaseBlockedError(message)
+
+
+def _envelope(statement: dict[str, Any], signer: Signer) -> dict[str, Any]:
     payload = canonical_json(statement)
-    signature = key.sign(pre_authentication_encoding(payload))
+    signature = signer.sign(pre_authentication_encoding(payload))
     return {
         "payloadType": PAYLOAD_TYPE,
         "payload": base64.b64encode(payload).decode(),
         "signatures": [
-            {
-                "keyid": "sha256:" + hashlib.sha256(public_pem(key)).hexdigest(),
-                "sig": base64.b64encode(signature).decode(),
-            }
+            {"keyid": key_id(signer.public_pem), "sig": base64.b64encode(signature).decode()}
         ],
     }
 

@@ -45,6 +45,7 @@ class TrainingManifest:
         model_key: Model that the run made.
         root: Merkle root over all records, ``sha256:<hex>``.
         n_records: Number of records.
+        members_digest: Digest of the file ``members.parquet``.
         row_format: How a row becomes bytes (``commitments.row_format``).
         segments: Name, number of records and root of each training segment.
         policy_digest: Risk policy that made the split.
@@ -58,6 +59,7 @@ class TrainingManifest:
     model_key: str
     root: str
     n_records: int
+    members_digest: str
     row_format: dict[str, Any]
     segments: tuple[dict[str, Any], ...]
     policy_digest: str
@@ -69,7 +71,7 @@ class TrainingManifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {"schema": "r2u-manifest/2", **asdict(self), "segments": list(self.segments)}
+        return {"schema": "r2u-manifest/3", **asdict(self), "segments": list(self.segments)}
 
     @cached_property
     def digest(self) -> str:
@@ -169,14 +171,41 @@ def members_root(path: Path, segment: int | None = None) -> tuple[str, int]:
     return stream_root(blocks()), count
 
 
-def read_leaves(path: Path) -> dict[str, bytes]:
-    """Return the leaf of each record pseudonym, in the order of the tree.
+def read_leaves(path: Path) -> np.ndarray:
+    """Return all leaves in the order of the tree, uint8 of shape (n, 32).
 
     Raises:
         DataError: As ``read_members``.
     """
-    table = _read(path)
-    return dict(zip(_key_texts(table), table["leaf"].to_pylist(), strict=True))
+    return digest_matrix(_read(path, columns=["leaf"])["leaf"])
+
+
+def leaf_of(path: Path, record_key: str) -> bytes | None:
+    """Return the commitment to the record with this pseudonym; None when the model has not got it.
+
+    Raises:
+        DataError: As ``read_members``.
+    """
+    table = _read(path, columns=["record_key", "leaf"])
+    found = table.filter(pc.equal(table["record_key"], pa.scalar(bytes.fromhex(record_key))))
+    return bytes(found["leaf"][0].as_py()) if found.num_rows else None
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Records of a model, other than those asked for, that loads changed since its training.
+
+    Attributes:
+        changed: Records whose row has other content now.
+        gone: Records that are in no row any more.
+    """
+
+    changed: int
+    gone: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Return plain JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +234,20 @@ class SetDifference:
     @property
     def holds(self) -> bool:
         """Return whether exactly the asked records left."""
-        return not (self.asked_left or self.added or self.missing)
+        return self.holds_but_for(Drift(0, 0))
+
+    def holds_but_for(self, drift: Drift) -> bool:
+        """Return whether the asked records left, and only what loads had changed before differs."""
+        return (
+            not self.asked_left
+            and self.added == drift.changed
+            and self.missing == drift.changed + drift.gone
+            and self.child == self.parent - self.asked - drift.gone
+        )
+
+    def to_dict(self) -> dict[str, int]:
+        """Return plain JSON."""
+        return asdict(self)
 
 
 def set_difference(parent: Path, child: Path, asked_keys: Collection[str]) -> SetDifference:
@@ -237,6 +279,39 @@ def set_difference(parent: Path, child: Path, asked_keys: Collection[str]) -> Se
         k=asked,
     ).to_pylist()[0]
     return SetDifference(**row)
+
+
+def count_drift(members: Path, current: Iterable[Members], asked_keys: Collection[str]) -> Drift:
+    """Compare the members of a model with the rows of today.
+
+    Args:
+        members: ``members.parquet`` of the model.
+        current: Commitments of today's rows, under the same salts.
+        asked_keys: Pseudonyms of records that are about to go; they do not count.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    table = _read(members, columns=["record_key", "leaf"])
+    asked = pa.table({"record_key": [bytes.fromhex(key) for key in sorted(asked_keys)]}, _ASKED)
+    others = query("SELECT p.* FROM p ANTI JOIN k ON k.record_key = p.record_key", p=table, k=asked)
+    changed = present = 0
+    for part in current:
+        row = query(
+            """
+            SELECT count(*) AS present, count(*) FILTER (p.leaf <> c.leaf) AS changed
+            FROM p JOIN c ON p.record_key = c.record_key
+            """,
+            p=others,
+            c=pa.table(
+                {
+                    "record_key": binary_rows(part.record_keys).cast(pa.binary()),
+                    "leaf": binary_rows(part.leaves).cast(pa.binary()),
+                }
+            ),
+        ).to_pylist()[0]
+        changed, present = changed + row["changed"], present + row["present"]
+    return Drift(changed, others.num_rows - present)
 
 
 def read_members(path: Path) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Merkle trees of RFC 6962 over sorted leaves: one root, proofs of inclusion and of absence.
 
 node = SHA-256(0x01 || left || right); the last node of an odd level goes up as it is. As leaves are
-sorted, two neighbours that enclose a value prove that the value is not in the tree.
+sorted, two neighbours that enclose a value prove that the value is not in the tree. Here trees and
+proofs are made; ``verifier`` checks them.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from governance.hashing import DIGEST_BYTES, binary_rows, sha256_array
 _BLOCK = 1 << 16
 _SMALL = 256
 
+Leaves = Sequence[bytes] | np.ndarray
+"""Leaf hashes in tree order: 32 bytes each, or uint8 of shape (n, 32)."""
+
 Proof = list[tuple[str, str]]
 """Siblings from a leaf to the root as ``('left' | 'right', hex)``."""
 
 
-def merkle_root(leaves: Sequence[bytes]) -> str:
+def merkle_root(leaves: Leaves) -> str:
     """Return the root of leaf hashes in the given order; of none, the hash of nothing.
 
     >>> merkle_root([])[:14]
     'sha256:e3b0c44'
     """
-    return stream_root([np.frombuffer(b"".join(leaves), np.uint8).reshape(-1, DIGEST_BYTES)])
+    return stream_root([_matrix(leaves)])
 
 
 def stream_root(blocks: Iterable[np.ndarray]) -> str:
@@ -43,7 +47,7 @@ def stream_root(blocks: Iterable[np.ndarray]) -> str:
     return "sha256:" + _top(np.stack(tops)).tobytes().hex()
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> Proof:
+def inclusion_proof(leaves: Leaves, index: int) -> Proof:
     """Return the siblings from a leaf to the root.
 
     Raises:
@@ -53,7 +57,7 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> Proof:
         message = f"proof: expected an index below {len(leaves)}, got {index}"
         raise IndexError(message)
     proof = []
-    level = np.frombuffer(b"".join(leaves), np.uint8).reshape(-1, DIGEST_BYTES)
+    level = _matrix(leaves)
     position = index
     while len(level) > 1:
         sibling = position ^ 1
@@ -65,16 +69,7 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> Proof:
     return proof
 
 
-def verify_inclusion(leaf: bytes, proof: Sequence[tuple[str, str]], root: str) -> bool:
-    """Return whether the leaf is under the root."""
-    value = leaf
-    for side, sibling in proof:
-        other = bytes.fromhex(sibling)
-        value = _node(other, value) if side == "left" else _node(value, other)
-    return "sha256:" + value.hex() == root
-
-
-def absence_proof(leaves: Sequence[bytes], leaf: bytes) -> dict[str, Any]:
+def absence_proof(leaves: Leaves, leaf: bytes) -> dict[str, Any]:
     """Return the neighbours that enclose a value which is not among sorted leaves.
 
     Returns:
@@ -84,55 +79,37 @@ def absence_proof(leaves: Sequence[bytes], leaf: bytes) -> dict[str, Any]:
     Raises:
         ValueError: The leaf is in the tree.
     """
-    place = bisect_left(leaves, leaf)
-    if place < len(leaves) and leaves[place] == leaf:
+    level = _matrix(leaves)
+    place, there = find_leaf(level, leaf)
+    if there:
         message = "proof of absence: expected a leaf that is not in the tree, got one that is"
         raise ValueError(message)
 
     def neighbour(index: int) -> dict[str, Any] | None:
-        if not 0 <= index < len(leaves):
+        if not 0 <= index < len(level):
             return None
-        proof = inclusion_proof(leaves, index)
-        return {"index": index, "leaf": leaves[index].hex(), "proof": proof}
+        proof = inclusion_proof(level, index)
+        return {"index": index, "leaf": level[index].tobytes().hex(), "proof": proof}
 
     return {"left": neighbour(place - 1), "right": neighbour(place)}
 
 
-def verify_absence(leaf: bytes, proof: dict[str, Any], *, root: str, n_leaves: int) -> bool:
-    """Return whether the proof shows that no leaf of a sorted tree has this value.
-
-    Args:
-        leaf: Value that should not be there.
-        proof: Result of ``absence_proof``.
-        root: Root of the tree.
-        n_leaves: Number of leaves that the manifest states.
-    """
-    left, right = proof["left"], proof["right"]
-    if left is None and right is None:
-        return n_leaves == 0 and root == merkle_root([])
-    for side in (left, right):
-        if side is not None and not _stands_at(side, root, n_leaves):
-            return False
-    if left is None:
-        return bool(right["index"] == 0 and leaf < bytes.fromhex(right["leaf"]))
-    if right is None:
-        return bool(left["index"] == n_leaves - 1 and bytes.fromhex(left["leaf"]) < leaf)
-    inside = bytes.fromhex(left["leaf"]) < leaf < bytes.fromhex(right["leaf"])
-    return bool(inside and right["index"] == left["index"] + 1)
+def find_leaf(leaves: Leaves, leaf: bytes) -> tuple[int, bool]:
+    """Return where a value stands, or would stand, among sorted leaves, and whether it does."""
+    matrix = _matrix(leaves)
+    first = np.ascontiguousarray(matrix[:, :8]).view(">u8")[:, 0]
+    word = int.from_bytes(leaf[:8], "big")
+    low = int(np.searchsorted(first, np.uint64(word), "left"))
+    high = int(np.searchsorted(first, np.uint64(word), "right"))
+    alike = [matrix[index].tobytes() for index in range(low, high)]
+    place = low + bisect_left(alike, leaf)
+    return place, place < high and alike[place - low] == leaf
 
 
-def _stands_at(neighbour: dict[str, Any], root: str, n_leaves: int) -> bool:
-    """Return whether a leaf is in the tree at its index: the sides of its proof tell the place."""
-    sides, position, size = [], neighbour["index"], n_leaves
-    if not 0 <= position < n_leaves:
-        return False
-    while size > 1:
-        if position ^ 1 < size:
-            sides.append("left" if position & 1 else "right")
-        position, size = position // 2, (size + 1) // 2
-    proof = [(side, sibling) for side, sibling in neighbour["proof"]]
-    in_place = [side for side, _ in proof] == sides
-    return in_place and verify_inclusion(bytes.fromhex(neighbour["leaf"]), proof, root)
+def _matrix(leaves: Leaves) -> np.ndarray:
+    if isinstance(leaves, np.ndarray):
+        return leaves
+    return np.frombuffer(b"".join(leaves), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def _top(level: np.ndarray) -> np.ndarray:
@@ -171,7 +148,3 @@ def _regular(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             waiting, n_waiting = [joined[full:]], n_waiting - full
     if n_waiting:
         yield np.concatenate(waiting)
-
-
-def _node(left: bytes, right: bytes) -> bytes:
-    return hashlib.sha256(b"\x01" + left + right).digest()

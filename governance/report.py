@@ -38,7 +38,7 @@ GLOSSARY = {
 
 
 def render_evidence(evidence: dict[str, Any]) -> str:
-    """Return the page of one evidence document (schema ``r2u-evidence/1``)."""
+    """Return the page of one evidence document (schema ``r2u-evidence/2``)."""
     columns = evidence.get("columns") or {}
 
     def n_models(column: str) -> int:

@@ -1,7 +1,7 @@
 """Forgetting evidence of one batch: pools, controls, conditions, verdict, curves and cost.
 
 The statistics are in ``governance.forgetting``; here models are made and measured. The result is
-the ``evidence.json`` document (schema ``r2u-evidence/1``, described in docs/evidence-format.md).
+the ``evidence.json`` document (schema ``r2u-evidence/2``, described in docs/evidence-format.md).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from r2u_tasks.training import STABLE, SegmentedRecords
 from r2u_tasks.unlearning.contract import StepRecord, reference_level, run_unlearning
 from r2u_tasks.unlearning.registry import find_method
 
-SCHEMA = "r2u-evidence/1"
+SCHEMA = "r2u-evidence/2"
 EXACT_ERROR_FACTOR = 0.1
 """An exact claim rests on how the model was made; its test alarms only at a tenth of the level."""
 
@@ -297,6 +297,7 @@ def judge(
             for name, (target, direction, text) in TARGETS.items()
         },
         "controls": controls.to_dict(),
+        "control_numbers": dict(controls.numbers),
         "conditions": [condition.to_dict() for condition in conditions],
         "statuses": record_statuses(reference, single["candidate"], len(pools.reference.models)),
         "pools": {

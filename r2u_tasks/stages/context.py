@@ -11,7 +11,7 @@ from typing import Any
 from governance.declaration import Declaration, load_declaration
 from governance.deletion_queue import DeletionQueue, open_queue
 from governance.ledger import Ledger
-from governance.signing import load_or_make_signing_key
+from governance.signing import Signer, open_signer
 from governance.suppression import load_or_make_key
 from governance.tracking import Tracker, open_tracker
 from governance.workspace import Workspace, open_workspace
@@ -33,9 +33,14 @@ class StageContext:
         return load_or_make_key(self.workspace.keys)
 
     @cached_property
+    def signer(self) -> Signer:
+        """Key of ledger and certificates: a file, an environment variable or a key service."""
+        return open_signer(self.workspace.keys, os.environ)
+
+    @cached_property
     def ledger(self) -> Ledger:
         """The signed ledger."""
-        return Ledger(self.workspace.ledger, load_or_make_signing_key(self.workspace.keys))
+        return Ledger(self.workspace.ledger, self.signer)
 
     @cached_property
     def queue(self) -> DeletionQueue:

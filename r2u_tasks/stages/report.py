@@ -30,7 +30,7 @@ from governance.report_numbers import (
     request_numbers,
     set_difference_holds,
 )
-from governance.signing import PUBLIC_NAME, load_or_make_signing_key
+from governance.signing import PUBLIC_NAME
 from governance.workspace import safe_key
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.letters import keeping_grounds
@@ -181,7 +181,6 @@ class Collector:
 
     def _ledger(self) -> JSON:
         workspace = self._context.workspace
-        load_or_make_signing_key(workspace.keys)
         chain = verify_chain(workspace.ledger, workspace.keys / PUBLIC_NAME)
         paths = sorted(workspace.reports.glob(f"*/{_HEAD}"))
         heads = [read_json(path) for path in paths if path.parent != self._home]

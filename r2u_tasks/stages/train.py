@@ -8,32 +8,26 @@ killed one goes on from its last checkpoint.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from torch import nn
 
-from governance.commitments import ensure_salts, record_leaves, row_format
 from governance.digests import write_json
 from governance.errors import DataError
-from governance.manifest import Members, TrainingManifest, members_root, write_members
 from governance.storage import read_table, table_exists
-from governance.suppression import pseudonym_digests
 from governance.workspace import safe_key
 from r2u_tasks.checkpoint import load_weights, save_weights
 from r2u_tasks.config import readiness_config, training_config, unlearning_config
 from r2u_tasks.metrics import accuracy
 from r2u_tasks.model import build_model
 from r2u_tasks.models import ModelRecord, load_record, save_record
-from r2u_tasks.provenance import code_digest, library_versions
 from r2u_tasks.readiness_report import ReadinessReport, compare_readiness
 from r2u_tasks.records import Splits, encode_splits
+from r2u_tasks.stages.commitment import commit_training
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.mirror import mirror_model, or_owe, point_alias
-from r2u_tasks.training import ProgressCallback, SegmentedRecords, segment_name, train_segments
+from r2u_tasks.training import ProgressCallback, train_segments
 
 _log = logging.getLogger(__name__)
 
@@ -136,61 +130,6 @@ def _train(context: StageContext, run_id: str, progress: ProgressCallback | None
     }
 
 
-def commit_training(
-    context: StageContext, model_key: str, table: pa.Table, data: SegmentedRecords
-) -> TrainingManifest:
-    """Commit to exactly the records that a model saw, and write manifest and members."""
-    workspace, declaration = context.workspace, context.declaration
-    id_column = declaration.columns.record_id
-    segment_of = dict(zip(data.records.ids.tolist(), data.segment.tolist(), strict=True))
-    seen = table.filter(pc.is_in(table[id_column], value_set=pa.array(list(segment_of))))
-    ensure_salts(
-        workspace.salts, seen, record_id_column=id_column, transaction=f"salts-{model_key}"
-    )
-    path = workspace.model(model_key) / "members.parquet"
-    write_members(path, _members(context, seen, segment_of))
-    root, n_records = members_root(path)
-    segments = []
-    for number in range(data.n_segments):
-        segment_root, count = members_root(path, number)
-        segments.append({"name": segment_name(number), "n_records": count, "root": segment_root})
-    manifest = TrainingManifest(
-        model_key=model_key,
-        root=root,
-        n_records=n_records,
-        row_format=row_format(seen.select([*declaration.columns.all_names]).schema),
-        segments=tuple(segments),
-        policy_digest=_policy_digest(table),
-        declaration_digest=declaration.digest,
-        code_digest=code_digest(),
-        packages=library_versions(),
-        seed=declaration.training.seed,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    write_json(workspace.model(model_key) / "manifest.json", manifest.to_dict())
-    return manifest
-
-
-def _members(
-    context: StageContext, seen: pa.Table, segment_of: dict[str, int]
-) -> Iterator[Members]:
-    """Yield the commitments of a training table, bucket by bucket."""
-    columns = context.declaration.columns
-    for bucket in sorted(seen["bucket"].unique().to_pylist()):
-        rows = seen.filter(pc.equal(seen["bucket"], bucket))
-        ids = rows[columns.record_id]
-        leaves = record_leaves(
-            rows.select([*columns.all_names]),
-            read_table(context.workspace.salts, bucket=bucket),
-            record_id_column=columns.record_id,
-        )
-        yield Members(
-            pseudonym_digests(context.pseudonym_key, "record", ids),
-            np.array([segment_of[record_id] for record_id in ids.to_pylist()], np.int8),
-            leaves,
-        )
-
-
 def evaluate(model: nn.Module, splits: Splits) -> dict[str, float]:
     """Return accuracies as fractions on stable, revocable and holdout records."""
     stable = splits.training.segment == 0
@@ -248,11 +187,3 @@ def _compare(
         ready_seconds=seconds,
         unlearning=unlearning_config(declaration.unlearning, seed=declaration.training.seed),
     )
-
-
-def _policy_digest(table: pa.Table) -> str:
-    digests = table["policy_digest"].unique().to_pylist()
-    if len(digests) != 1:
-        message = f"classified table: expected one policy digest, got {len(digests)}"
-        raise DataError(message)
-    return str(digests[0])

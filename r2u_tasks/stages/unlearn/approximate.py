@@ -7,7 +7,7 @@ import time
 
 from governance.digests import write_json
 from governance.errors import UnlearningError
-from r2u_tasks.evidence import judge, train_pools, unlearn_pool
+from r2u_tasks.evidence import SCHEMA, judge, train_pools, unlearn_pool
 from r2u_tasks.evidence import unlearn_model as unlearn_one
 from r2u_tasks.models import load_model, load_record
 from r2u_tasks.pools import PoolProgress
@@ -117,7 +117,7 @@ def _untouched(context: StageContext, batch_id: str, plan: JSON) -> JSON:
     record = load_record(context.workspace, plan["model_key"])
     reason = "none of the records is in the training manifest of the serving model"
     evidence = {
-        "schema": "r2u-evidence/1",
+        "schema": SCHEMA,
         "batch_id": batch_id,
         "lane": "replay",
         "verdict": "accept",

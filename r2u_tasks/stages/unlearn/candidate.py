@@ -16,8 +16,9 @@ from r2u_tasks.evidence import BatchData
 from r2u_tasks.model import build_model
 from r2u_tasks.models import ModelRecord, checkpoint_path, copy_checkpoints, save_record
 from r2u_tasks.records import Splits, encode_splits
+from r2u_tasks.stages.commitment import commit_training
 from r2u_tasks.stages.context import JSON, StageContext
-from r2u_tasks.stages.train import commit_training, evaluate
+from r2u_tasks.stages.train import evaluate
 from r2u_tasks.stages.unlearn.steps import note_once, record_keys
 
 

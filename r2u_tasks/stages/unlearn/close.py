@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from governance.certificate import seal_bundle
 from governance.digests import write_json
-from governance.signing import load_or_make_signing_key
 from r2u_tasks.batch import drop_rows
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.mirror import catch_up, or_owe
@@ -71,7 +70,7 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
         sealed = seal_bundle(
             folder,
             requests,
-            signing_key=load_or_make_signing_key(workspace.keys),
+            signer=context.signer,
             ledger=context.ledger,
             ledger_path=workspace.ledger,
         )

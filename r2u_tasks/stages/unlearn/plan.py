@@ -11,6 +11,7 @@ from governance.storage import read_table
 from governance.suppression import read_tombstones
 from r2u_tasks.batch import MatchedRecords, choose_lane, keep_rows, match_requests, plan_digest
 from r2u_tasks.models import load_record, read_champion
+from r2u_tasks.stages.commitment import table_drift
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.unlearn.steps import (
     asked_records,
@@ -51,6 +52,8 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     segments = [members[key] for key in keys if key in members]
     unfinished = _unfinished(context, members, keys)
     touched = [*segments, *unfinished]
+    erased = read_tombstones(context.workspace.tombstones)["record"]
+    drift = table_drift(context, table, champion.model_key, erased | set(keys))
     plan: JSON = {
         "batch_id": batch_id,
         "model_key": champion.model_key,
@@ -65,6 +68,7 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
         "n_unfinished_records": len(unfinished),
         "exact_lane": choose_lane(touched) if segments else "none",
         "first_segment": min(touched) if segments else None,
+        "drift": drift.to_dict(),
         "policy_digest": champion.policy_digest,
         "parent_manifest_root": champion.manifest_root,
         "parent_weights_digest": champion.weights_digest,

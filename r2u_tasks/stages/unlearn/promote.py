@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from governance.errors import ReleaseBlockedError
+from governance.manifest import Drift, SetDifference
+from governance.suppression import read_tombstones
+from r2u_tasks.batch import read_rows
 from r2u_tasks.models import load_model, load_record
+from r2u_tasks.stages.commitment import compare_members
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.train import promote_alias, register_model
 from r2u_tasks.stages.unlearn.steps import (
@@ -12,6 +16,7 @@ from r2u_tasks.stages.unlearn.steps import (
     move_all,
     note_once,
     once,
+    record_keys,
     result_of,
 )
 
@@ -39,6 +44,7 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
         )
         raise ReleaseBlockedError(message)
     record = load_record(context.workspace, accepted["model_key"])
+    _require_difference(context, batch_id, plan, record.model_key, token)
     move_all(context, plan["requests"], "model_unlearned", "verified_forgotten", token=token)
     if not accepted.get("untouched"):
         note_once(
@@ -52,6 +58,7 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
                 "claim": accepted["claim"],
                 "weights_digest": record.weights_digest,
                 "manifest_root": record.manifest_root,
+                "manifest_digest": record.manifest_digest,
             },
         )
         model = load_model(context.workspace, context.declaration, record)
@@ -64,3 +71,38 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
         "lane": accepted["lane"],
         "claim": accepted["claim"],
     }
+
+
+def _require_difference(
+    context: StageContext, batch_id: str, plan: JSON, model_key: str, token: int
+) -> None:
+    """Compare the records of the new model with those of the old one: exactly the asked ones left.
+
+    Raises:
+        ReleaseBlockedError: Others left, came or changed; a person must look.
+    """
+    keys = set(record_keys(context, read_rows(context.workspace.batch(batch_id))))
+    untouched = plan["n_trained_records"] == 0
+    if not untouched:  # with those of a batch that nobody finished
+        keys |= read_tombstones(context.workspace.tombstones)["record"]
+    members = once(
+        context,
+        batch_id,
+        "members",
+        lambda: compare_members(
+            context, batch_id, parent=plan["model_key"], child=model_key, asked_keys=keys
+        ),
+    )
+    drift = Drift(0, 0) if untouched else Drift(**plan["drift"])
+    difference = SetDifference(**members["difference"])
+    if difference.holds_but_for(drift):
+        return
+    why = "other records than the asked ones left, came or changed"
+    move_all(context, plan["requests"], "needs_person", token=token, reason=why)
+    message = (
+        f"batch {batch_id}: expected the {difference.parent} records of {plan['model_key']} less "
+        f"the {difference.asked} asked ones in {model_key}, got {difference.asked_left} of those, "
+        f"{difference.added} new and {difference.missing} missing; was the table loaded anew while "
+        "the batch ran? Train again, then look at the batch"
+    )
+    raise ReleaseBlockedError(message)

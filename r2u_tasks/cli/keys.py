@@ -1,0 +1,87 @@
+"""Commands about the signing key: keys show, keys rotate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from governance.declaration import EMBEDDED_DIGITS
+from governance.errors import PermanentError
+from r2u_tasks.cli.console import AsJson, Dataset, Root, out, root_folder, show
+
+if TYPE_CHECKING:
+    from governance.signing import Signer
+
+app = typer.Typer(no_args_is_help=True, help="Show and rotate the signing key (docs/keys.md).")
+
+
+@app.command("show", epilog="Example: `r2u keys show -d people.yaml`")
+def keys_show(
+    dataset: Dataset = EMBEDDED_DIGITS, root: Root = None, as_json: AsJson = False
+) -> None:
+    """Show which key signs, and which keys the ledger knows."""
+    from governance.signing import PUBLIC_NAME, key_id
+    from governance.verifier import CheckFailedError, read_chain
+    from governance.workspace import open_workspace
+
+    workspace = open_workspace(str(root_folder(dataset, root)))
+    path = workspace.keys / PUBLIC_NAME
+    if not path.exists():
+        message = f"keys: expected {PUBLIC_NAME} in {workspace.keys}, got none; no stage ran yet"
+        raise PermanentError(message)
+    pem = path.read_bytes()
+    try:
+        chain = read_chain(workspace.ledger, pem, torn=True) if workspace.ledger.exists() else None
+    except CheckFailedError as error:
+        message = f"keys: expected a ledger that {PUBLIC_NAME} verifies, got: {error}"
+        raise PermanentError(message) from error
+    known = [] if chain is None else [f"from entry {n}: {key_id(p)}" for n, p in chain.keys]
+    show({"public_key": str(path), "key": key_id(pem), "ledger": known}, as_json, None)
+
+
+@app.command(
+    "rotate",
+    epilog="Examples: `r2u keys rotate`; `r2u keys rotate --to hook:my_keys:signer`. A rotation "
+    "that was interrupted is finished by the same command.",
+)
+def keys_rotate(
+    dataset: Dataset = EMBEDDED_DIGITS,
+    root: Root = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--to", help="hook:MODULE:CALLABLE or file:PATH; default: a new key file."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Introduce a new signing key: the old one signs it into the ledger, then it signs alone."""
+    import os
+
+    from governance.ledger import Ledger
+    from governance.signing import adopt_key, key_id, signer_in_use
+    from governance.workspace import open_workspace
+
+    workspace = open_workspace(str(root_folder(dataset, root)))
+    new = _next_signer(workspace.keys, target)
+    old = signer_in_use(workspace.keys, os.environ)
+    entry = Ledger(workspace.ledger, old).rotate(new)
+    adopt_key(workspace.keys, new)
+    result = {"key": key_id(new.public_pem), "ledger_entry": entry["seq"]}
+    show(result, as_json, None)
+    if not as_json:
+        out.print("Hand the new signing.pub.pem to your auditors; old certificates still verify.")
+
+
+def _next_signer(folder: Path, target: str | None) -> Signer:
+    from governance.signing import load_hook, make_next_key, read_key_file
+
+    if target is None:
+        return make_next_key(folder)
+    kind, _, name = target.partition(":")
+    if kind == "hook":
+        return load_hook(name)
+    if kind == "file":
+        return read_key_file(Path(name))
+    message = f"keys rotate --to: expected hook:MODULE:CALLABLE or file:PATH, got {target}"
+    raise PermanentError(message)

@@ -1,0 +1,180 @@
+"""What a model was trained on, committed to; and how that follows from its parent's records.
+
+The training table goes through bucket by bucket, so that the commitments take the memory of one
+bucket and a few bytes for each record, whatever the rows hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from governance.commitments import ensure_salts, record_leaves, row_format
+from governance.digests import digest_file, read_json, write_json
+from governance.errors import DataError
+from governance.manifest import (
+    Drift,
+    Members,
+    TrainingManifest,
+    count_drift,
+    members_root,
+    set_difference,
+    write_members,
+)
+from governance.storage import BUCKET, read_table
+from governance.suppression import pseudonym_digests
+from r2u_tasks.provenance import code_digest, library_versions
+from r2u_tasks.stages.context import JSON, StageContext
+from r2u_tasks.training import SegmentedRecords, segment_name
+
+MEMBERS_SCHEMA = "r2u-members/1"
+
+
+def commit_training(
+    context: StageContext, model_key: str, table: pa.Table, data: SegmentedRecords
+) -> TrainingManifest:
+    """Commit to exactly the records that a model saw, and write manifest and members.
+
+    Args:
+        context: Dataset and workspace.
+        model_key: The model.
+        table: Classified rows that the training records are among.
+        data: Training records with their segments.
+    """
+    workspace, declaration = context.workspace, context.declaration
+    columns = declaration.columns
+    seen = pa.array(data.records.ids.tolist(), pa.string())
+    ids = table.select([columns.record_id, BUCKET])
+    ensure_salts(
+        workspace.salts,
+        ids.filter(pc.is_in(ids[columns.record_id], value_set=seen)),
+        record_id_column=columns.record_id,
+        transaction=f"salts-{model_key}",
+    )
+    path = workspace.model(model_key) / "members.parquet"
+    write_members(path, _members(context, table, seen, data.segment))
+    root, n_records = members_root(path)
+    segments = []
+    for number in range(data.n_segments):
+        segment_root, count = members_root(path, number)
+        segments.append({"name": segment_name(number), "n_records": count, "root": segment_root})
+    manifest = TrainingManifest(
+        model_key=model_key,
+        root=root,
+        n_records=n_records,
+        members_digest=digest_file(path),
+        row_format=row_format(table.schema.empty_table().select([*columns.all_names]).schema),
+        segments=tuple(segments),
+        policy_digest=_policy_digest(table),
+        declaration_digest=declaration.digest,
+        code_digest=code_digest(),
+        packages=library_versions(),
+        seed=declaration.training.seed,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_json(workspace.model(model_key) / "manifest.json", manifest.to_dict())
+    return manifest
+
+
+def table_drift(
+    context: StageContext, table: pa.Table, model_key: str, asked_keys: Collection[str]
+) -> Drift:
+    """Return how many other records of a model were changed or lost by loads since its training.
+
+    Counted before anything is erased, so that the erasure cannot hide behind it: afterwards the
+    set difference has to find these and no more.
+    """
+    members = context.workspace.model(model_key) / "members.parquet"
+    return count_drift(members, _current(context, table), asked_keys)
+
+
+def compare_members(
+    context: StageContext, batch_id: str, *, parent: str, child: str, asked_keys: Collection[str]
+) -> JSON:
+    """Return the manifests of a model and its parent, and their set difference.
+
+    Raises:
+        DataError: The members of a model are missing, damaged, or not those of its manifest.
+    """
+    folder = context.workspace.model
+    for key in {parent, child}:
+        require_members(folder(key))
+    difference = set_difference(
+        folder(parent) / "members.parquet", folder(child) / "members.parquet", asked_keys
+    )
+    return {
+        "schema": MEMBERS_SCHEMA,
+        "batch_id": batch_id,
+        "parent": read_json(folder(parent) / "manifest.json"),
+        "child": read_json(folder(child) / "manifest.json"),
+        "difference": difference.to_dict(),
+    }
+
+
+def require_members(folder: Path) -> None:
+    """Refuse a members file that does not have the root of its manifest.
+
+    Raises:
+        DataError: It is missing, damaged or another one.
+    """
+    path, manifest = folder / "members.parquet", read_json(folder / "manifest.json")
+    digest = manifest.get("members_digest")  # manifests of version 2 have none
+    if digest is not None and (not path.exists() or digest_file(path) != digest):
+        message = f"model {folder.name}: expected the members file of its manifest, got another"
+        raise DataError(message)
+    if members_root(path) != (manifest["root"], manifest["n_records"]):
+        message = f"model {folder.name}: expected members with the root of its manifest, got others"
+        raise DataError(message)
+
+
+def _members(
+    context: StageContext, table: pa.Table, seen: pa.Array, segment: np.ndarray
+) -> Iterator[Members]:
+    """Yield the commitments of the training rows, bucket by bucket."""
+    columns = context.declaration.columns
+    for bucket in _buckets(table):
+        rows = table.filter(pc.equal(table[BUCKET], bucket))
+        places = pc.index_in(rows[columns.record_id].cast(seen.type), value_set=seen)
+        rows, places = rows.filter(pc.is_valid(places)), places.drop_null()
+        if rows.num_rows:
+            yield _committed(context, rows, bucket, segment[places.to_numpy()])
+
+
+def _current(context: StageContext, table: pa.Table) -> Iterator[Members]:
+    """Yield the commitments of every row that has a salt, as it is now; segments are not known."""
+    columns = context.declaration.columns
+    for bucket in _buckets(table):
+        rows = table.filter(pc.equal(table[BUCKET], bucket))
+        salted = read_table(context.workspace.salts, columns=["record_id"], bucket=bucket)
+        known = salted["record_id"].combine_chunks()
+        rows = rows.filter(pc.is_in(rows[columns.record_id].cast(known.type), value_set=known))
+        if rows.num_rows:
+            yield _committed(context, rows, bucket, np.zeros(rows.num_rows, np.int8))
+
+
+def _committed(context: StageContext, rows: pa.Table, bucket: int, segments: np.ndarray) -> Members:
+    columns = context.declaration.columns
+    leaves = record_leaves(
+        rows.select([*columns.all_names]),
+        read_table(context.workspace.salts, bucket=bucket),
+        record_id_column=columns.record_id,
+    )
+    keys = pseudonym_digests(context.pseudonym_key, "record", rows[columns.record_id])
+    return Members(keys, segments.astype(np.int8), leaves)
+
+
+def _buckets(table: pa.Table) -> list[int]:
+    return sorted(table[BUCKET].unique().to_pylist())
+
+
+def _policy_digest(table: pa.Table) -> str:
+    digests = table["policy_digest"].unique().to_pylist()
+    if len(digests) != 1:
+        message = f"classified table: expected one policy digest, got {len(digests)}"
+        raise DataError(message)
+    return str(digests[0])
