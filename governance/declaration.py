@@ -107,6 +107,12 @@ class Controller(_Part):
     language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] = "en"
 
 
+class OpenLineage(_Part):
+    """Write OpenLineage events to ``openlineage/events.jsonl``; in no digest, like a log."""
+
+    namespace: Annotated[str, Field(min_length=1)] = "ready2unlearn"
+
+
 class Split(_Part):
     """Shares of the *subjects* whose records are kept out of training."""
 
@@ -239,6 +245,7 @@ class Declaration(_Part):
     evidence: Evidence = Evidence()
     queue: Queue = Queue()
     controller: Controller | None = None
+    openlineage: OpenLineage | None = None
     folder: Annotated[Path, Field(exclude=True)] = Path()
 
     @model_validator(mode="after")
@@ -258,7 +265,7 @@ class Declaration(_Part):
     @cached_property
     def digest(self) -> str:
         """Digest of what decides data and training, wherever the file lies."""
-        return digest_json(self.model_dump(mode="json", exclude={"controller"}))
+        return digest_json(self.model_dump(mode="json", exclude={"controller", "openlineage"}))
 
     @property
     def source_path(self) -> Path:

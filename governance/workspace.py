@@ -11,6 +11,7 @@
 <root>/runs/<stage>/<run_key>/                    result.json, log.txt of each stage run
 <root>/pools/                                     cached reference models, purged with the records
 <root>/reports/                                   governance reports, lineage pictures
+<root>/openlineage/events.jsonl                   OpenLineage events, where declared
 <root>/letters/                                   answers to persons, by request id
 <root>/mlflow.db, mlartifacts/                    MLflow (unless a tracking URI is set)
 """
@@ -113,6 +114,11 @@ class Workspace:
     def reports(self) -> Path:
         """Folder of governance reports."""
         return self.root / "reports"
+
+    @property
+    def events(self) -> Path:
+        """OpenLineage events, one a line."""
+        return self.root / "openlineage" / "events.jsonl"
 
     @property
     def letters(self) -> Path:

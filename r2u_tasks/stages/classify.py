@@ -29,6 +29,7 @@ from governance.policy import load_policy
 from governance.storage import publish_table, purge_history, read_source, read_table, with_buckets
 from governance.suppression import read_tombstones, suppress
 from governance.workspace import safe_key
+from r2u_tasks.stages import events
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 
 _log = logging.getLogger(__name__)
@@ -52,10 +53,26 @@ def classify_data(*, run_id: str, dataset: str, root_uri: str, as_of: str | None
         ValidationFailedError: A critical expectation failed; former tables are untouched.
     """
     context = open_context(dataset, root_uri)
-    result: JSON = context.workspace.once(
-        "classify", run_id, lambda: _classify(context, run_id, as_of)
+
+    def work() -> JSON:
+        result: JSON = context.workspace.once(
+            "classify", run_id, lambda: _classify(context, run_id, as_of)
+        )
+        return result
+
+    return events.observe(
+        context,
+        "classify_data",
+        run_id,
+        work,
+        inputs=(events.source(context),),
+        outputs=lambda result: tuple(
+            events.table(
+                context, name, version=str(result[name]["version"]), n_rows=result[name]["rows"]
+            )
+            for name in ("raw", "classified")
+        ),
     )
-    return result
 
 
 def explain(*, record_id: str, dataset: str, root_uri: str) -> str:

@@ -24,6 +24,7 @@ from r2u_tasks.model import build_model
 from r2u_tasks.models import ModelRecord, load_record, save_record
 from r2u_tasks.readiness_report import ReadinessReport, compare_readiness
 from r2u_tasks.records import Splits, encode_splits
+from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import commit_training
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.mirror import mirror_model, or_owe, point_alias
@@ -54,10 +55,21 @@ def train_ready_model(
         DataError: There is no classified table, or a split is empty.
     """
     context = open_context(dataset, root_uri)
-    result: JSON = context.workspace.once(
-        "train", run_id, lambda: _train(context, run_id, progress)
+
+    def work() -> JSON:
+        result: JSON = context.workspace.once(
+            "train", run_id, lambda: _train(context, run_id, progress)
+        )
+        return result
+
+    return events.observe(
+        context,
+        "train_ready_model",
+        run_id,
+        work,
+        inputs=(events.table(context, "classified"),),
+        outputs=lambda result: (events.model(context, result["model_key"]),),
     )
-    return result
 
 
 def _train(context: StageContext, run_id: str, progress: ProgressCallback | None) -> JSON:

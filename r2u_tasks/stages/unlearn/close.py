@@ -5,6 +5,7 @@ from __future__ import annotations
 from governance.certificate import seal_bundle
 from governance.digests import write_json
 from r2u_tasks.batch import drop_rows
+from r2u_tasks.stages import events
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.mirror import catch_up, or_owe
 from r2u_tasks.stages.unlearn.purge import forget_leftovers
@@ -36,6 +37,7 @@ def close_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JS
             details={"batch_id": batch_id, "model_key": result["model_key"]},
         )
     context.queue.release_lease(batch_id, token)
+    events.batch_completed(context, batch_id)
     or_owe(f"batch {batch_id}", lambda: catch_up(context))
     return result
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from governance.digests import read_json
 from r2u_tasks.batch import drop_rows
+from r2u_tasks.stages import events
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.unlearn.steps import is_in_batch, leased_requests, now
 
@@ -36,6 +37,7 @@ def release_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> 
     """Give the requests of an unfinished batch back to the queue."""
     context = open_context(dataset, root_uri)
     context.queue.release_lease(batch_id, token)
+    events.batch_failed(context, batch_id, "released")
     return {"batch_id": batch_id, "released": True}
 
 

@@ -11,6 +11,7 @@ from governance.storage import read_table
 from governance.suppression import read_tombstones
 from r2u_tasks.batch import MatchedRecords, choose_lane, keep_rows, match_requests, plan_digest
 from r2u_tasks.models import load_record, read_champion
+from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import table_drift
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.unlearn.steps import (
@@ -34,7 +35,9 @@ def plan_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSO
     tombstone names the person.
     """
     context = open_context(dataset, root_uri)
-    return once(context, batch_id, "plan", lambda: make_plan(context, batch_id, token))
+    plan = once(context, batch_id, "plan", lambda: make_plan(context, batch_id, token))
+    events.batch_started(context, plan)
+    return plan
 
 
 def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:

@@ -7,6 +7,7 @@ from governance.manifest import Drift, SetDifference
 from governance.suppression import read_tombstones
 from r2u_tasks.batch import read_rows
 from r2u_tasks.models import load_model, load_record
+from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import compare_members
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.train import promote_alias, register_model
@@ -42,6 +43,7 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
             f"batch {batch_id}: no model was accepted, the one that knew the records was not "
             f"replaced: {'; '.join(reasons)}. Look at evidence.html of the batch and decide"
         )
+        events.batch_failed(context, batch_id, ReleaseBlockedError.__name__)
         raise ReleaseBlockedError(message)
     record = load_record(context.workspace, accepted["model_key"])
     _require_difference(context, batch_id, plan, record.model_key, token)
