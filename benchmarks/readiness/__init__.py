@@ -1,0 +1,1 @@
+"""The readiness study: what Ready2Unlearn buys, what it costs, when not to use it."""
