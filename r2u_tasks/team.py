@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed.nn import functional as collectives
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,14 @@ class Team:
         """Return the mean over the global batch from the mean over this process's share."""
         if self.size == 1:
             return mean
-        weighted = mean * self.weight(n_records)
-        summed: torch.Tensor = collectives.all_reduce(weighted)  # type: ignore[no-untyped-call]
-        return summed
+        return _sum_of_all(mean * self.weight(n_records))
 
     def global_gradients(self, gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         """Return the gradients of a global mean; one flat message for all parameters."""
         if self.size == 1:
             return gradients
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients]) / self.size
-        flat = collectives.all_reduce(flat)  # type: ignore[no-untyped-call]
-        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        parts = torch.split(_sum_of_all(flat), [gradient.numel() for gradient in gradients])
         return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
 
     def sum(self, value: float) -> float:
@@ -84,6 +81,27 @@ def current_team() -> Team:
     if distributed.is_available() and distributed.is_initialized():
         return Team(distributed.get_rank(), distributed.get_world_size())
     return ALONE
+
+
+class _SumOfAll(torch.autograd.Function):
+    """Sum over processes; its derivative is the sum of what arrives, itself differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        del ctx
+        summed = tensor.clone()
+        distributed.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        del ctx
+        return _sum_of_all(gradients[0].contiguous())
+
+
+def _sum_of_all(tensor: torch.Tensor) -> torch.Tensor:
+    summed: torch.Tensor = _SumOfAll.apply(tensor)  # type: ignore[no-untyped-call]
+    return summed
 
 
 def _message_device() -> torch.device:

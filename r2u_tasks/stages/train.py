@@ -11,6 +11,7 @@ import logging
 from datetime import UTC, datetime
 
 import numpy as np
+import pyarrow as pa
 from torch import nn
 
 from governance.digests import write_json
@@ -28,7 +29,7 @@ from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import commit_training
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.mirror import mirror_model, or_owe, point_alias
-from r2u_tasks.training import ProgressCallback, train_segments
+from r2u_tasks.training import ProgressCallback, TrainingCost, train_segments
 
 _log = logging.getLogger(__name__)
 
@@ -72,25 +73,75 @@ def train_ready_model(
     )
 
 
-def _train(context: StageContext, run_id: str, progress: ProgressCallback | None) -> JSON:
-    workspace, declaration = context.workspace, context.declaration
-    if not table_exists(workspace.classified):
+def train_together(
+    *,
+    run_id: str,
+    dataset: str,
+    root_uri: str,
+    progress: ProgressCallback | None = None,
+) -> JSON:
+    """Train as one process of a team (``torchrun``) and leave the weights for publication.
+
+    Writes checkpoints and final weights, nothing else; ``train_ready_model`` with the same run id
+    then takes them over instead of training, tests and publishes. Twice is safe: a finished run is
+    not trained again.
+
+    Args:
+        run_id: Names the run.
+        dataset: Declaration.
+        root_uri: Workspace that every process sees.
+        progress: Called after each epoch, in the first process.
+
+    Raises:
+        DataError: There is no classified table, or a split is empty.
+    """
+    context = open_context(dataset, root_uri)
+    _, splits = _read_splits(context)
+    _, cost = _fit(context, run_id, splits, progress, keep_finished=True)
+    return {"model_key": _model_key(run_id), "train_s": cost.seconds}
+
+
+def _read_splits(context: StageContext) -> tuple[pa.Table, Splits]:
+    if not table_exists(context.workspace.classified):
         message = "training: expected a classified table, got none; run `r2u classify` first"
         raise DataError(message)
-    table = read_table(workspace.classified)
-    splits = encode_splits(table, declaration)
-    model_key = f"ready-{safe_key(run_id)}"
-    folder = workspace.model(model_key)
+    table = read_table(context.workspace.classified)
+    return table, encode_splits(table, context.declaration)
+
+
+def _model_key(run_id: str) -> str:
+    return f"ready-{safe_key(run_id)}"
+
+
+def _fit(
+    context: StageContext,
+    run_id: str,
+    splits: Splits,
+    progress: ProgressCallback | None,
+    *,
+    keep_finished: bool = False,
+) -> tuple[nn.Module, TrainingCost]:
+    declaration = context.declaration
     model = build_model(declaration, declaration.training.seed)
     cost = train_segments(
         model,
         splits.training,
         training=training_config(declaration.training),
         readiness=readiness_config(declaration.readiness),
-        checkpoints=folder / "checkpoints",
+        checkpoints=context.workspace.model(_model_key(run_id)) / "checkpoints",
         progress=progress,
         resume=True,
+        keep_finished=keep_finished,
     )
+    return model, cost
+
+
+def _train(context: StageContext, run_id: str, progress: ProgressCallback | None) -> JSON:
+    workspace, declaration = context.workspace, context.declaration
+    table, splits = _read_splits(context)
+    model_key = _model_key(run_id)
+    folder = workspace.model(model_key)
+    model, cost = _fit(context, run_id, splits, progress)
     weights = save_weights(model, folder / "weights.safetensors")
     manifest = commit_training(context, model_key, table, splits.training)
     phase_a = load_weights(build_model(declaration, 0), folder / "checkpoints" / "1.safetensors")
