@@ -279,16 +279,17 @@ def _removes(erasure: Erasure, holds: dict[str, int] | None, refused_by: str | N
 
 
 def _serving(entries: Iterable[dict[str, Any]]) -> dict[str, tuple[Interval, ...]]:
-    """Return when each model served: from its promotion to the next one of another model."""
+    """Return when each model served: from its promotion to that of another model, or its end."""
     periods: list[tuple[str, datetime, datetime | None]] = []
     for entry in entries:
         if entry["kind"] not in ("model_promoted", "model_retired"):
             continue
         at, key = datetime.fromisoformat(entry["at"]), entry["body"].get("model_key")
         promoted = entry["kind"] == "model_promoted"
-        if periods and periods[-1][2] is None:
-            if promoted and periods[-1][0] == key:
-                continue
+        serves = bool(periods) and periods[-1][2] is None
+        if serves and promoted == (periods[-1][0] == key):
+            continue  # promoted again, or another one than the serving model was retired
+        if serves:
             periods[-1] = (periods[-1][0], periods[-1][1], at)
         if promoted:
             periods.append((key, at, None))

@@ -1,4 +1,4 @@
-"""Stage ``letters``: a letter to the person for every answered request, as HTML and PDF.
+"""Stage ``letters``: a letter to the person for every decided request, as HTML and PDF.
 
 Reads queue, ledger, batches and certificates, writes ``<request_id>.<language>.html`` and ``.pdf``
 under ``letters/``. Twice is safe: a letter that is there is left as it is. A letter is not written
@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ from r2u_tasks.stages.mirror import owed
 
 _log = logging.getLogger(__name__)
 
+_ANSWERABLE = (State.CLOSED, State.REJECTED, State.EXEMPT)
+"""A rejected or exempt request is decided, and closes when the person was told: by this letter."""
+
 
 def write_letters(
     *,
@@ -39,12 +42,12 @@ def write_letters(
     request_ids: Sequence[str] = (),
     language: str | None = None,
 ) -> JSON:
-    """Write the letters of answered requests that have none yet.
+    """Write the letters of decided requests that have none yet.
 
     Args:
         dataset: Declaration; its ``controller`` fills name, contact, authority and language.
         root_uri: Workspace.
-        request_ids: Only these, written anew; all answered requests if empty.
+        request_ids: Only these, written anew; all decided requests if empty.
         language: Code of a language; the declared one if absent, else English.
 
     Returns:
@@ -52,7 +55,7 @@ def write_letters(
         declaration does not fill), ``folder``.
 
     Raises:
-        DataError: There are no texts in the language, or a request is not answered yet.
+        DataError: There are no texts in the language, or a request is not decided yet.
         RequestError: There is no such request.
     """
     context = open_context(dataset, root_uri)
@@ -60,7 +63,7 @@ def write_letters(
     code = language or (controller.language if controller else "en")
     load_texts(code)
     rows = [_answered(context, request_id) for request_id in request_ids]
-    rows = rows or context.queue.list_requests(State.CLOSED)
+    rows = rows or [row for state in _ANSWERABLE for row in context.queue.list_requests(state)]
     reader = _Reader(context)
     written: list[str] = []
     skipped: dict[str, str] = {}
@@ -93,8 +96,8 @@ def write_letters(
 
 def _answered(context: StageContext, request_id: str) -> RequestRow:
     row = context.queue.get(request_id)
-    if row.state != State.CLOSED:
-        message = f"letter {request_id}: expected an answered request, got one that is {row.state}"
+    if row.state not in _ANSWERABLE:
+        message = f"letter {request_id}: expected a decided request, got one that is {row.state}"
         raise DataError(message)
     return row
 
@@ -135,7 +138,7 @@ class _Reader:
             "outcome": row.outcome or "",
             "received_at": row.received_at,
             "due_at": row.due_at,
-            "answered_at": row.closed_at or row.due_at,
+            "answered_at": row.closed_at or datetime.now(UTC),
             "duplicate_of": row.duplicate_of,
             "grounds": keeping_grounds(self.context, row.request_id),
             "in_ledger": row.request_id in self._closed_in_ledger,
@@ -178,7 +181,7 @@ class _Reader:
             "untouched": plan["n_trained_records"] == 0,
             "answered_at": datetime.fromisoformat(predicate["answered_at"]),
             "n_records": plan["records_by_request"][row.request_id],
-            "n_tests": predicate["tests"]["n_conditions"],
+            "n_tests": _n_conditions(predicate["tests"]),
             "erased_at": erased_at,
             "replaced_at": self._at("model_promoted", batch_id),
             "weights_removed_at": self._at("batch_closed", batch_id),
@@ -205,6 +208,12 @@ def keeping_grounds(context: StageContext, request_id: str) -> tuple[str, ...]:
     """Return why data of a request are kept: words of the queue, each once."""
     reservations = context.queue.reservations(request_id)
     return tuple(dict.fromkeys(r.ground for r in reservations if r.released_at is None))
+
+
+def _n_conditions(tests: dict[str, Any]) -> int:
+    """Return how many conditions were tested; the first version of the certificate has a count."""
+    conditions = tests.get("conditions")
+    return int(tests["n_conditions"]) if conditions is None else len(conditions)
 
 
 def _predicate(certificate: Path) -> dict[str, Any]:

@@ -196,6 +196,17 @@ def test_serving_ends_with_the_next_promotion_and_can_come_back(history):
     assert graph_of(history).model("replay-1").serving[0].end == START + 27 * DAY
 
 
+def test_only_the_retirement_of_what_serves_ends_its_time(history):
+    """A child that was retired says nothing about the serving model; its own retirement does."""
+    history.say("model_retired", {"model_key": "ready-a"})
+    assert graph_of(history).model("replay-1").serving[-1].end is None
+    history.wait(1)
+    history.say("model_retired", {"model_key": "replay-1"})
+
+    assert graph_of(history).model("replay-1").serving[-1].end == START + 28 * DAY
+    assert graph_of(history).successor("replay-1") is None
+
+
 def test_the_erased_records_of_a_person_are_found_after_the_erasure(tmp_path):
     """By pseudonym, of each batch, and of nobody else; writing twice changes nothing."""
     workspace = example.History(tmp_path).workspace

@@ -35,20 +35,25 @@ def context(place):
     context.queue.cancel("withdrawn", now=NOW, reason="asked for it")
     context.queue.place_hold("open", "legal_claim", now=NOW)
     lease = context.queue.lease_batch("night", lease_s=600, max_items=10, now=NOW)
+    finish(context, "erased", lease)
+    return context
+
+
+def finish(context, request_id, lease):
+    """Take a request through a batch, in queue and ledger."""
     states = ("planned", "approved", "data_erased", "model_unlearned", "verified_forgotten")
     for state in (*states, "propagated"):
-        context.queue.transition("erased", state, token=lease.token, now=NOW)
+        context.queue.transition(request_id, state, token=lease.token, now=NOW)
     context.queue.close(
-        "erased", outcome="forgotten", claim="exact", token=lease.token, now=NOW, details=None
+        request_id, outcome="forgotten", claim="exact", token=lease.token, now=NOW, details=None
     )
     folder = context.workspace.batch(lease.batch_id)
     ledger = Ledger(context.workspace.ledger, load_or_make_signing_key(context.workspace.keys))
     for kind in ("rows_erased", "model_promoted", "batch_closed"):
         ledger.append(kind, {"batch_id": folder.name, "model_key": "replay-x", "bundle_root": "r"})
     write_json(context.workspace.model("replay-x") / "model.json", {})
-    plan = {"n_trained_records": 4, "records_by_request": {"erased": 4}}
+    plan = {"n_trained_records": 4, "records_by_request": {request_id: 4}}
     write_json(folder / "plan.json", plan)
-    return context
 
 
 @pytest.fixture
@@ -56,16 +61,17 @@ def _all_mirrored(monkeypatch):
     monkeypatch.setattr("r2u_tasks.stages.letters.owed", lambda _context: [])
 
 
-def certify(context):
-    row = context.queue.get("erased")
+def certify(context, request_id="erased", claim="exact"):
+    row = context.queue.get(request_id)
     predicate = {
-        "claim": "exact",
+        "claim": claim,
         "answered_at": NOW.isoformat(),
-        "tests": {"n_conditions": 5},
+        "tests": {"conditions": ["margin", "relearning"]},
     }
     payload = base64.b64encode(json.dumps({"predicate": predicate}).encode()).decode()
-    folder = context.workspace.batch(row.batch_id)
-    write_json(folder / "certificates" / "erased.json", {"payload": payload})
+    batch_id = row.batch_id or context.queue.answers(request_id)[0].batch_id
+    folder = context.workspace.batch(batch_id)
+    write_json(folder / "certificates" / f"{request_id}.json", {"payload": payload})
 
 
 @pytest.mark.usefixtures("_all_mirrored")
@@ -102,6 +108,50 @@ def test_weights_that_mlflow_still_holds_delay_the_letter(place, context, monkey
     debts.clear()
 
     assert write_letters(**place)["skipped"] == {}
+
+
+@pytest.mark.usefixtures("_all_mirrored")
+def test_a_decision_to_keep_data_is_told_before_the_request_closes(place, context):
+    """An exempt and a rejected request wait for their letter; it names the ground in words."""
+    for number, name in enumerate(("exempt", "refused")):
+        request = SubmittedRequest(
+            request_id=name, subject_key=f"{9 + number:064x}", received_at=NOW - timedelta(days=1)
+        )
+        context.queue.submit(request)
+    context.queue.grant_exemption("exempt", "public_health", now=NOW)
+    context.queue.reject("refused", now=NOW, reason="excessive")
+    write_letters(**place, request_ids=["exempt", "refused"])
+    page = (context.workspace.letters / "exempt.en.html").read_text()
+
+    assert "We keep your data" in page
+    assert "public health (GDPR Article 17(3)(c))" in page
+    assert "did not act" in (context.workspace.letters / "refused.en.html").read_text()
+    assert context.queue.get("exempt").state == "exempt"
+    context.queue.answer("exempt", now=NOW, reference="letters/exempt.en.pdf")
+    assert context.queue.get("exempt").outcome == "kept_exempt"
+
+
+@pytest.mark.usefixtures("_all_mirrored")
+def test_a_part_that_is_kept_elsewhere_makes_the_letter_a_partial_one(place, context):
+    """Erased here, kept in another data set: one letter that says both, with the ground."""
+    request = SubmittedRequest(
+        request_id="both",
+        subject_key=f"{77:064x}",
+        received_at=NOW - timedelta(days=1),
+        datasets=("digits", "invoices"),
+    )
+    context.queue.submit(request)
+    context.queue.grant_exemption("both", "legal_obligation", now=NOW, dataset="invoices")
+    lease = context.queue.lease_batch("next", lease_s=600, max_items=10, now=NOW)
+    finish(context, "both", lease)
+    certify(context, "both", claim="approximate")
+    write_letters(**place, request_ids=["both"])
+    page = (context.workspace.letters / "both.en.html").read_text()
+
+    assert context.queue.get("both").outcome == "partial"
+    assert "a law obliges us to keep them" in page
+    assert "changed to forget the erased part" in page
+    assert "made without your data" not in page
 
 
 @pytest.mark.usefixtures("_all_mirrored")
