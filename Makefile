@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 export GX_ANALYTICS_ENABLED = false
 
-.PHONY: help up down setup lint types imports test-fast test-ml test-dags test bench demo clean lock
+.PHONY: help up down setup lint types imports test-fast test-ml test-dags test bench study-kill demo clean lock
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -54,8 +54,11 @@ test-dags: setup ## tests that need Airflow's database
 test: setup ## everything
 	$(BIN)/pytest
 
+study-kill: setup ## kill -9 in every step of a batch, 20 times each; SIZE=small twice each
+	SIZE=$(SIZE) $(BIN)/python -m benchmarks.kill
+
 bench: setup ## One benchmark: NAME=manifest (a file of benchmarks/), SIZE=small for under a minute
-	@test -n "$(NAME)" -a -f "benchmarks/$(NAME).py" || { echo "expected NAME=one of:" $$(cd benchmarks && ls *.py | sed -E '/^(__init__|common)/d; s/\.py//'); exit 2; }
+	@test -n "$(NAME)" -a -f "benchmarks/$(NAME).py" || { echo "expected NAME=one of:" $$(cd benchmarks && ls *.py | sed -E '/^(__init__|common|killing|planted)/d; s/\.py//'); exit 2; }
 	SIZE=$(SIZE) $(BIN)/python -m benchmarks.$(NAME)
 
 demo: setup ## The whole story on a real Airflow scheduler; KEEP=1 leaves the pages up

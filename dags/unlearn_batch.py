@@ -23,7 +23,7 @@ NIGHTLY = AssetOrTimeSchedule(timetable=cron("0 1 * * *"), assets=[DELETION_QUEU
 
 @dag(schedule=NIGHTLY, doc_md=__doc__, **DAG_DEFAULTS)
 def unlearn_batch() -> None:
-    """Lease, plan, erase, unlearn, replay if asked, promote, close."""
+    """Lease, plan, erase, unlearn, replay if asked, promote, purge, close."""
 
     @task
     def lease_batch(run_id: str) -> dict:
@@ -62,6 +62,12 @@ def unlearn_batch() -> None:
         batch = {"batch_id": lease["batch_id"], "token": lease["token"]}
         return in_child("unlearn", "promote_model", lease["batch_id"], **batch)
 
+    @task
+    def purge_leftovers(lease: dict) -> dict:
+        from r2u_tasks.stages.unlearn import purge_leftovers as stage
+
+        return stage(batch_id=lease["batch_id"], token=lease["token"], **workspace())
+
     @task(outlets=[UNLEARNED_MODEL])
     def close_batch(lease: dict) -> dict:
         from r2u_tasks.stages.unlearn import close_batch as stage
@@ -82,6 +88,7 @@ def unlearn_batch() -> None:
         unlearn_model(lease),
         replay_model(lease),
         promote_model(lease),
+        purge_leftovers(lease),
         close_batch(lease),
     ]
     for before, after in pairwise(steps):

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from governance.digests import digest_json
 from governance.errors import DeclarationError
@@ -35,10 +42,15 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """Where the raw table comes from; ``path`` is a file, or a folder for Delta."""
+    """Where the raw table comes from; ``path`` is a file, or a folder for Delta.
+
+    ``erase``: erased rows are taken out of it too. A source that lies in the workspace is ours, and
+    is treated so anyway.
+    """
 
     path: str
     format: Literal["csv", "parquet", "delta"]
+    erase: bool = False
 
 
 class Feature(_Part):
@@ -90,12 +102,40 @@ class Columns(_Part):
         return (self.record_id, self.subject_id, self.label.name, *features, *self.governance)
 
 
+class Recipient(_Part):
+    """Whom data or models were passed on to, and who is told of an erasure (GDPR Art. 19).
+
+    ``contact`` is a kind, not an address: this file holds no personal data. A name alone is short
+    for a recipient of records who is told by e-mail.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}$")]
+    contact: Literal["email", "api", "ticket", "letter"] = "email"
+    gets: Literal["records", "model", "predictions"] = "records"
+    answer_days: Count = 30
+
+
 class Deletion(_Part):
     """How this data is erased (ISO/IEC 27555 deletion class); without it a dataset is refused."""
 
     deletion_class: str
     backups_expire_days: Annotated[int, Field(ge=0)] | None = None
-    recipients: tuple[str, ...] = ()
+    recipients: tuple[Recipient, ...] = ()
+
+    @field_validator("recipients", mode="before")
+    @classmethod
+    def _names_are_recipients(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"name": entry} if isinstance(entry, str) else entry for entry in value]
+
+    @model_validator(mode="after")
+    def _each_recipient_once(self) -> Deletion:
+        names = [re.sub(r"[^a-z0-9]+", "-", r.name.lower()).strip("-") for r in self.recipients]
+        if len(set(names)) < len(names):
+            message = "recipients: expected each name once"
+            raise ValueError(message)
+        return self
 
 
 class Controller(_Part):

@@ -93,6 +93,10 @@ class Tracker(Protocol):
         """Point an alias to a version."""
         ...
 
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Let an alias point to nothing; a repeat changes nothing."""
+        ...
+
     def aliases(self, name: str) -> dict[str, str]:
         """Return the version that each alias points to; empty for an unknown model."""
         ...
@@ -202,6 +206,11 @@ class MlflowTracker:
         """Point an alias to a version."""
         with self._client() as client:
             client.set_registered_model_alias(name, alias, version)
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Let an alias point to nothing; a repeat changes nothing."""
+        with self._client() as client:
+            client.delete_registered_model_alias(name, alias)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Return the version that each alias points to; empty for an unknown model."""
@@ -350,6 +359,10 @@ class MemoryTracker:
             message = "MLflow: expected a version of the model, got none; register it first"
             raise TrackingUnavailableError(message)
         self.pointers.setdefault(name, {})[alias] = version
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Let an alias point to nothing; a repeat changes nothing."""
+        self.pointers.get(name, {}).pop(alias, None)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Return the version that each alias points to; empty for an unknown model."""

@@ -116,8 +116,14 @@ def read_rows(folder: Path) -> pa.Table:
     return pq.read_table(path)
 
 
+def drop_forgotten(folder: Path) -> None:
+    """Delete the kept rows; the salts of the requests stay until the batch is closed."""
+    for name in (_ROWS, f".{_ROWS}"):
+        (folder / "private" / name).unlink(missing_ok=True)
+
+
 def drop_rows(folder: Path) -> None:
-    """Delete the kept rows."""
+    """Delete everything private of a batch."""
     shutil.rmtree(folder / "private", ignore_errors=True)
 
 

@@ -17,6 +17,9 @@ from r2u_tasks.checkpoint import load_weights
 from r2u_tasks.data import FeatureScale
 from r2u_tasks.model import build_model
 
+CHILD = "child"
+"""Kind of a model that was fine-tuned outside of this workspace from one of its models."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRecord:
@@ -24,7 +27,7 @@ class ModelRecord:
 
     Attributes:
         model_key: Name of the folder.
-        kind: ``ready``, ``unlearned``, ``replayed`` or ``retrained``.
+        kind: ``ready``, ``unlearned``, ``replayed``, ``retrained`` or ``child``.
         parent: Key of the model that it was made from, if any.
         lane: Lane that made it, if a batch did.
         claim: ``exact`` or ``approximate``, if a batch made it.

@@ -142,7 +142,7 @@ class _Reader:
             "duplicate_of": row.duplicate_of,
             "grounds": keeping_grounds(self.context, row.request_id),
             "in_ledger": row.request_id in self._closed_in_ledger,
-            "recipients": declaration.deletion.recipients,
+            "recipients": tuple(r.name for r in declaration.deletion.recipients),
         }
         if controller is not None:
             facts |= controller.model_dump(include={"contact", "authority"})

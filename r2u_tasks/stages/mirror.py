@@ -27,6 +27,7 @@ from governance.ledger import read_entries
 from r2u_tasks.model import example_input
 from r2u_tasks.models import ModelRecord, load_model, load_record, update_record
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.taint import require_untainted, why_tainted
 
 _log = logging.getLogger(__name__)
 
@@ -209,8 +210,10 @@ def point_alias(context: StageContext, record: ModelRecord) -> None:
     """Point the alias to a version.
 
     Raises:
+        ReleaseBlockedError: The model knows an erased person.
         TrackingUnavailableError: MLflow does not answer, or knows no such version.
     """
+    require_untainted(context, record.model_key)
     if record.model_version is not None:
         context.tracker.set_alias(context.registered_model, ALIAS, record.model_version)
         _set_mark(context, "alias", record.model_key)
@@ -326,6 +329,8 @@ def _point_to_champion(context: StageContext) -> bool:
         return False
     if pointed == record.model_version:
         _set_mark(context, "alias", champion)
+        return False
+    if why_tainted(context, champion) is not None:  # ``sentinel`` says so; nothing moves to it
         return False
     point_alias(context, record)
     return True

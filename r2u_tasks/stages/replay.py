@@ -23,8 +23,9 @@ from r2u_tasks.provenance import code_digest, library_versions
 from r2u_tasks.records import encode_splits
 from r2u_tasks.stages.commitment import table_drift
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.unlearn.candidate import model_before
-from r2u_tasks.stages.unlearn.steps import note_once, record_keys
+from r2u_tasks.stages.unlearn.steps import record_keys
 from r2u_tasks.training import STABLE, ProgressCallback, SegmentedRecords, train_segments
 
 

@@ -31,6 +31,7 @@ from governance.report_numbers import (
     set_difference_holds,
 )
 from governance.signing import PUBLIC_NAME
+from governance.source_erasure import is_ours
 from governance.workspace import safe_key
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.letters import keeping_grounds
@@ -208,13 +209,13 @@ class Collector:
     def _remains(self, batches: list[JSON]) -> list[JSON]:
         """Say what may still hold erased records, and until when; None: nobody has said yet."""
         declaration, workspace = self._context.declaration, self._context.workspace
-        lines = [
-            _line(
+        lines = []
+        if not is_ours(declaration, workspace):
+            text = (
                 f"The source {declaration.source.path} is outside of this workspace and is not "
-                "changed; its erased rows are dropped at every load. Erase them there too.",
-                None,
+                "changed; its erased rows are dropped at every load. Erase them there too."
             )
-        ]
+            lines.append(_line(text, None))
         ends = [b["backups_until"] for b in batches if b["times"]["rows_erased_at"]]
         if declaration.deletion.backups_expire_days is None:
             what = "Backups: no expiry is declared (deletion.backups_expire_days)."
@@ -226,7 +227,7 @@ class Collector:
             what = f"{rejects} files of refused request rows in rejects/ (mode 600); delete them."
             lines.append(_line(what, None))
         what = "Recipient to be told (Art. 19): "
-        lines += [_line(f"{what}{name}", None) for name in declaration.deletion.recipients]
+        lines += [_line(f"{what}{r.name}", None) for r in declaration.deletion.recipients]
         return lines
 
 

@@ -1,8 +1,9 @@
 """Stage ``sentinel``: what nobody looks at until it is too late.
 
-Deadlines at 50, 80 and 100 %, leases that ran out, the ledger's chain, a serving model that knows
-an erased record, and rows of unfinished batches that lie around. Reads only; every warning says
-what it means and what to do.
+Deadlines at 50, 80 and 100 %, leases that ran out, the ledger's chain, a model that serves or has
+an alias and knows an erased record, erased records that came back, recipients that do not answer,
+strings of erased persons that are still readable, and rows of batches that lie around. Reads only;
+every warning says what it means and what to do.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from datetime import UTC, datetime
 
 from governance.clock import share_used
 from governance.deletion_queue import RequestRow, State
+from governance.digests import read_json
+from governance.errors import TrackingUnavailableError
 from governance.ledger import verify_chain
-from governance.manifest import models_holding
 from governance.signing import PUBLIC_NAME
-from governance.suppression import read_tombstones
+from governance.storage import read_table, table_exists
+from governance.suppression import read_tombstones, suppress
 from r2u_tasks.models import read_champion
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.mirror import owed
+from r2u_tasks.stages.recipients import notices_of
+from r2u_tasks.stages.taint import why_tainted
+from r2u_tasks.stages.unlearn.steps import is_in_batch
 
 _LEVELS = ((1.0, "critical"), (0.8, "warning"), (0.5, "info"))
 
@@ -40,7 +46,10 @@ def check(*, run_id: str, dataset: str, root_uri: str) -> JSON:
     warnings += _stuck_leases(context, now)
     warnings += _waiting_for_person(requests)
     warnings += _ledger(context)
-    warnings += _tainted_champion(context)
+    warnings += _tainted_models(context)
+    warnings += _returned_records(context)
+    warnings += _recipients(context, now)
+    warnings += _traces(context)
     warnings += _leftovers(context)
     warnings += _owed_to_mlflow(context)
     return {
@@ -106,31 +115,97 @@ def _ledger(context: StageContext) -> list[JSON]:
     ]
 
 
-def _tainted_champion(context: StageContext) -> list[JSON]:
-    if not context.workspace.champion.exists():
+def _tainted_models(context: StageContext) -> list[JSON]:
+    """Warn of models that serve and know an erased person, also where somebody else moved them."""
+    warnings = []
+    if context.workspace.champion.exists():
+        warnings += _taint(context, "the serving model", read_champion(context.workspace))
+    try:
+        aliases = context.tracker.aliases(context.registered_model)
+        for alias, version in sorted(aliases.items()):
+            params = context.tracker.version_params(context.registered_model, version)
+            what = f"MLflow's alias {alias!r} (version {version})"
+            warnings += _taint(context, what, params.get("model_key", ""))
+    except TrackingUnavailableError:
+        message = "MLflow does not answer, so nobody knows where its aliases point; start it"
+        warnings.append(_warning("mlflow_silent", "warning", message))
+    return warnings
+
+
+def _taint(context: StageContext, what: str, model_key: str) -> list[JSON]:
+    why = why_tainted(context, model_key)
+    if why is None:
         return []
-    erased = read_tombstones(context.workspace.tombstones)["record"]
-    serving = {"the serving model": read_champion(context.workspace)}
-    for alias, version in context.tracker.aliases(context.registered_model).items():
-        params = context.tracker.version_params(context.registered_model, version)
-        serving[f"MLflow's alias {alias!r}"] = params.get("model_key", "")
-    holding = set(models_holding(context.workspace, erased)) if erased else set()
+    message = (
+        f"{what} is {model_key or 'a model of unknown origin'}: {why}; promote its replacement "
+        "(`r2u promote`) and find out who moved it"
+    )
+    return [_warning("tainted_champion", "critical", message)]
+
+
+def _returned_records(context: StageContext) -> list[JSON]:
+    """Warn of rows in the tables that have a tombstone: a load went around the suppression."""
+    tombstones = read_tombstones(context.workspace.tombstones)
+    columns = context.declaration.columns
+    warnings = []
+    for table in (context.workspace.raw, context.workspace.classified):
+        if not (any(tombstones.values()) and table_exists(table)):
+            continue
+        ids = read_table(table, columns=[columns.record_id, columns.subject_id])
+        _, n_back = suppress(
+            ids,
+            tombstones=tombstones,
+            key=context.pseudonym_key,
+            record_id_column=columns.record_id,
+            subject_id_column=columns.subject_id,
+        )
+        if n_back:
+            message = (
+                f"{n_back} erased records are in table {table.name} again; run the classification, "
+                "which drops them, and find out what wrote to the table"
+            )
+            warnings.append(_warning("erased_record_is_back", "critical", message))
+    return warnings
+
+
+def _recipients(context: StageContext, now: datetime) -> list[JSON]:
     return [
         _warning(
-            "tainted_champion",
-            "critical",
-            f"{what} ({key}) was trained on erased records; promote its replacement",
+            "recipient_overdue",
+            "warning",
+            f"recipient {notice['recipient']} has not answered the notice of batch "
+            f"{notice['batch_id']}, due {notice['due_at'][:10]}; ask again, then "
+            "`r2u recipients answer`",
         )
-        for what, key in serving.items()
-        if key in holding
+        for notice in notices_of(context, now=now)
+        if notice["overdue"]
     ]
 
 
+def _traces(context: StageContext) -> list[JSON]:
+    warnings = []
+    for path in sorted(context.workspace.root.glob("batches/*/remains.json")):
+        found = [trace["path"] for trace in read_json(path)["found"]]
+        still = [name for name in found if (context.workspace.root / name).exists()]
+        if still:
+            message = (
+                f"after batch {path.parent.name}, strings of erased persons were readable in "
+                f"{len(still)} files ({still[0]}); look at remains.json and delete them"
+            )
+            warnings.append(_warning("traces", "critical", message))
+    return warnings
+
+
 def _leftovers(context: StageContext) -> list[JSON]:
+    """Warn of kept rows of a batch that no request waits for."""
     warnings = []
     for folder in sorted((context.workspace.root / "batches").glob("*/private")):
-        if (folder.parent / "result.json").exists():
-            message = f"batch {folder.parent.name} is closed but its rows are kept; delete private/"
+        rows = context.queue.batch_requests(folder.parent.name)
+        if not any(is_in_batch(row) or row.state == State.NEEDS_PERSON for row in rows):
+            message = (
+                f"no request waits for batch {folder.parent.name} but its rows are kept; the next "
+                "batch deletes private/, or do it by hand"
+            )
             warnings.append(_warning("leftover_rows", "critical", message))
     return warnings
 

@@ -8,15 +8,17 @@ killed one goes on from its last checkpoint.
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+import shutil
 
 import numpy as np
 import pyarrow as pa
 from torch import nn
 
 from governance.digests import write_json
-from governance.errors import DataError
-from governance.storage import read_table, table_exists
+from governance.errors import DataError, StoreBusyError
+from governance.manifest import find_members
+from governance.storage import erase_records, purge_history, read_table, table_exists
+from governance.suppression import pseudonyms, read_tombstones
 from governance.workspace import safe_key
 from r2u_tasks.checkpoint import load_weights, save_weights
 from r2u_tasks.config import readiness_config, training_config, unlearning_config
@@ -28,8 +30,14 @@ from r2u_tasks.records import Splits, encode_splits
 from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import commit_training
 from r2u_tasks.stages.context import JSON, StageContext, open_context
-from r2u_tasks.stages.mirror import mirror_model, or_owe, point_alias
-from r2u_tasks.training import ProgressCallback, TrainingCost, train_segments
+from r2u_tasks.stages.mirror import mirror_model, or_owe
+from r2u_tasks.stages.promotion import promote_alias
+from r2u_tasks.training import (
+    ProgressCallback,
+    SegmentedRecords,
+    TrainingCost,
+    train_segments,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -144,6 +152,7 @@ def _train(context: StageContext, run_id: str, progress: ProgressCallback | None
     model, cost = _fit(context, run_id, splits, progress)
     weights = save_weights(model, folder / "weights.safetensors")
     manifest = commit_training(context, model_key, table, splits.training)
+    _require_still_there(context, model_key, splits.training)
     phase_a = load_weights(build_model(declaration, 0), folder / "checkpoints" / "1.safetensors")
     guard = _compare(context, model, phase_a, splits, seconds=cost.seconds)
     record = ModelRecord(
@@ -205,32 +214,34 @@ def evaluate(model: nn.Module, splits: Splits) -> dict[str, float]:
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
+def _require_still_there(context: StageContext, model_key: str, data: SegmentedRecords) -> None:
+    """Throw away a model of which a batch erased records while it was trained.
+
+    Raises:
+        StoreBusyError: It was; the same run trains again, without them.
+    """
+    workspace = context.workspace
+    folder = workspace.model(model_key)
+    erased = read_tombstones(workspace.tombstones)["record"]
+    held = find_members(folder / "members.parquet", erased)
+    if not held:
+        return
+    ids = data.records.ids.tolist()
+    keys = pseudonyms(context.pseudonym_key, "record", ids)
+    gone = [record_id for record_id, key in zip(ids, keys, strict=True) if key in held]
+    # The training made salts for them after the batch had erased those.
+    transaction = f"{model_key}-{len(erased)}"
+    erase_records(workspace.salts, pa.array(gone), batch_id=transaction)
+    purge_history(workspace.salts)
+    shutil.rmtree(folder)
+    message = f"model {model_key}: {len(held)} of its records were erased meanwhile; run it again"
+    raise StoreBusyError(message)
+
+
 def register_model(context: StageContext, record: ModelRecord, model: nn.Module) -> ModelRecord:
     """Mirror a model into MLflow, or owe it; the record that comes back has a version or none."""
     or_owe(f"model {record.model_key}", lambda: mirror_model(context, record, model))
     return load_record(context.workspace, record.model_key)
-
-
-def promote_alias(context: StageContext, record: ModelRecord, *, batch_id: str | None) -> None:
-    """Let a model serve: ledger first, then the champion file, then MLflow's alias."""
-    context.ledger.append(
-        "model_promoted",
-        {
-            "model_key": record.model_key,
-            "weights_digest": record.weights_digest,
-            "batch_id": batch_id,
-            "model_version": record.model_version,
-        },
-    )
-    write_json(
-        context.workspace.champion,
-        {
-            "model_key": record.model_key,
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            "batch_id": batch_id,
-        },
-    )
-    or_owe(f"alias of {record.model_key}", lambda: point_alias(context, record))
 
 
 def _compare(

@@ -4,6 +4,8 @@ import resource
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from governance.declaration import load_declaration
-from governance.errors import DataError
+from governance.errors import DataError, DigestMismatchError
 from governance.storage import (
+    count_rows,
     erase_records,
     publish_table,
     purge_history,
@@ -251,3 +254,110 @@ def test_csv_and_parquet_give_the_same_table(tmp_path, declaration):
 
     assert expected.equals(got)
     assert np.array(got["age"]).dtype == np.float64
+
+
+def test_an_interrupted_erasure_counts_what_it_erased(table_path):
+    """The rows before are counted once; a repeat after the kill reports the same erasure."""
+    ids = pa.array(["r3", "r4", "nobody"])
+    before = count_rows(table_path, ids, record_id_column="id")
+    first = erase_records(table_path, ids, batch_id="b", record_id_column="id", before=before)
+
+    again = erase_records(table_path, ids, batch_id="b", record_id_column="id", before=before)
+
+    assert (2, before.rows - 2) == (first.erased, first.after)
+    assert first == again
+
+
+def test_a_load_between_a_killed_erasure_and_its_repeat_is_said(table_path):
+    """The counted table is gone; that none of the rows is in the new one is checked."""
+    ids = pa.array(["r3"])
+    before = count_rows(table_path, ids, record_id_column="id")
+    erase_records(table_path, ids, batch_id="b", record_id_column="id", before=before)
+    rows = read_table(table_path)
+    publish_table(table_path, rows.slice(0, 50), transaction="next load")
+
+    counts = erase_records(table_path, ids, batch_id="b", record_id_column="id", before=before)
+
+    assert counts.superseded
+    assert (1, before.rows - 1) == (counts.erased, counts.after)
+    publish_table(table_path, with_buckets(people(9), "person", 2), transaction="it came back")
+    with pytest.raises(DigestMismatchError, match="1 asked ones"):
+        erase_records(table_path, ids, batch_id="b", record_id_column="id", before=before)
+
+
+def test_a_purge_takes_what_a_killed_write_left(table_path):
+    """Staging files, which Delta's own clean-up does not see, hold rows too."""
+    left = [
+        table_path / "part-00000.parquet#1",
+        table_path / "bucket=0" / "part-00001.parquet",
+        table_path / "_delta_log" / "_commit_1.json.tmp",
+    ]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"planted-in-a-staging-file")
+    before = read_table(table_path)
+
+    purge_history(table_path)
+
+    assert b"planted-in-a-staging-file" not in bytes_under(table_path)
+    assert before.equals(read_table(table_path))
+
+
+def test_a_full_disk_in_an_erasure_leaves_the_former_version(tmp_path):
+    """The rewrite stops in the middle; the rows are as before, and the same step finishes later."""
+    path = tmp_path / "raw"
+    noise = np.random.default_rng(0).random(200_000)
+    table = pa.table({"id": [f"r{i}" for i in range(200_000)], "x": noise})
+    publish_table(path, table, transaction="t")
+    ids = pa.array(["r3", "r150000"])
+    before = count_rows(path, ids, record_id_column="id")
+    code = f"""
+        import resource, signal
+        from pathlib import Path
+        import pyarrow as pa
+        from governance.errors import StoreBusyError
+        from governance.storage import erase_records
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, {resource.RLIM_INFINITY}))
+        try:
+            erase_records(Path({str(path)!r}), pa.array(["r3", "r150000"]), batch_id="b",
+                          record_id_column="id")
+        except StoreBusyError as error:
+            print("refused:", error)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+
+    assert "refused: table raw" in result.stdout, result.stderr
+    assert before == count_rows(path, ids, record_id_column="id")
+    counts = erase_records(path, ids, batch_id="b", record_id_column="id", before=before)
+    assert (2, 199_998) == (counts.erased, counts.after)
+    purge_history(path)
+    assert len(list(path.glob("*.parquet*"))) == 1
+
+
+def test_two_writers_take_turns(table_path):
+    """A purge waits for an uncommitted write, whose files it would take for old ones."""
+    steps = []
+
+    def slow_writer():
+        def guard():
+            steps.append("writing")
+            time.sleep(0.3)
+            steps.append("written")
+
+        publish_table(
+            table_path, with_buckets(people(8), "person", 2), transaction="x", guard=guard
+        )
+
+    writer = threading.Thread(target=slow_writer)
+    writer.start()
+    while not steps:
+        time.sleep(0.01)
+    purge_history(table_path)
+    steps.append("purged")
+    writer.join()
+
+    assert ["writing", "written", "purged"] == steps
+    assert read_table(table_path).num_rows == 8

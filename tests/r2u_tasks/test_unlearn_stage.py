@@ -57,7 +57,7 @@ def fingerprints(root):
     return [p.read_bytes()[-64:] for p in sorted(root.glob("models/ready-*/weights.safetensors"))]
 
 
-@pytest.mark.parametrize("step", ["erasure-raw", "erasure", "exact", "answers", "result"])
+@pytest.mark.parametrize("step", ["erasure-raw", "result"])
 def test_a_batch_killed_before_any_publication_goes_on(place, monkeypatch, step):
     """The same run again finishes the batch: counts, certificate and ledger are whole."""
     root = Path(place["root_uri"])

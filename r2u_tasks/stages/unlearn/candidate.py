@@ -18,8 +18,9 @@ from r2u_tasks.models import ModelRecord, checkpoint_path, copy_checkpoints, sav
 from r2u_tasks.records import Splits, encode_splits
 from r2u_tasks.stages.commitment import commit_training
 from r2u_tasks.stages.context import JSON, StageContext
+from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.train import evaluate
-from r2u_tasks.stages.unlearn.steps import note_once, record_keys
+from r2u_tasks.stages.unlearn.steps import record_keys
 
 
 def batch_data(

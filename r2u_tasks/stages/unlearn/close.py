@@ -8,12 +8,10 @@ from r2u_tasks.batch import drop_rows
 from r2u_tasks.stages import events
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.mirror import catch_up, or_owe
-from r2u_tasks.stages.unlearn.purge import forget_leftovers
+from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.unlearn.steps import (
     approved_plan,
     leased_requests,
-    move_all,
-    note_once,
     now,
     once,
     result_of,
@@ -21,7 +19,7 @@ from r2u_tasks.stages.unlearn.steps import (
 
 
 def close_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSON:
-    """Seal the evidence, issue a certificate for each request, and delete what still remembers."""
+    """Seal the evidence, issue a certificate for each request, and close them in the queue."""
     context = open_context(dataset, root_uri)
     result = once(context, batch_id, "result", lambda: _close(context, batch_id, token))
     # In this order: a killed run still needs the rows before the result is there, and as long as a
@@ -37,6 +35,7 @@ def close_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JS
             details={"batch_id": batch_id, "model_key": result["model_key"]},
         )
     context.queue.release_lease(batch_id, token)
+    context.queue.truncate_log()
     events.batch_completed(context, batch_id)
     or_owe(f"batch {batch_id}", lambda: catch_up(context))
     return result
@@ -48,8 +47,8 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
     folder = workspace.batch(batch_id)
     plan = approved_plan(context, batch_id)
     promotion = result_of(context, batch_id, "promotion")
-    removed = forget_leftovers(context, batch_id, plan, promotion)
-    move_all(context, plan["requests"], "propagated", token=token)
+    purge = result_of(context, batch_id, "purge")
+    removed = {name: purge[name] for name in ("models_removed", "pools_removed")}
     write_json(folder / "result-model.json", promotion)
     rows = {row.request_id: row for row in leased_requests(context, batch_id)}
     answered = once(

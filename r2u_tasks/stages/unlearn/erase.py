@@ -18,6 +18,7 @@ from governance.storage import (
 from governance.suppression import add_tombstones, pseudonyms
 from r2u_tasks.batch import read_rows
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.unlearn.plan import make_plan
 from r2u_tasks.stages.unlearn.steps import (
     approved_plan,
@@ -25,7 +26,6 @@ from r2u_tasks.stages.unlearn.steps import (
     is_in_batch,
     leased_requests,
     move_all,
-    note_once,
     now,
     once,
     record_keys,

@@ -14,12 +14,12 @@ from r2u_tasks.models import load_record, read_champion
 from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import table_drift
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.unlearn.steps import (
     asked_records,
     is_in_batch,
     leased_requests,
     move_all,
-    note_once,
     now,
     once,
     record_keys,

@@ -10,12 +10,13 @@ from r2u_tasks.models import load_model, load_record
 from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import compare_members
 from r2u_tasks.stages.context import JSON, StageContext, open_context
-from r2u_tasks.stages.train import promote_alias, register_model
+from r2u_tasks.stages.noting import note_once
+from r2u_tasks.stages.promotion import promote_alias
+from r2u_tasks.stages.train import register_model
 from r2u_tasks.stages.unlearn.steps import (
     accepted_model,
     approved_plan,
     move_all,
-    note_once,
     once,
     record_keys,
     result_of,

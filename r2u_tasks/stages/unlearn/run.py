@@ -13,6 +13,7 @@ from r2u_tasks.stages.unlearn.exact import replay_model
 from r2u_tasks.stages.unlearn.lease import lease_batch
 from r2u_tasks.stages.unlearn.plan import plan_batch
 from r2u_tasks.stages.unlearn.promote import promote_model
+from r2u_tasks.stages.unlearn.purge import purge_leftovers
 from r2u_tasks.training import ProgressCallback
 
 
@@ -40,4 +41,5 @@ def run_batch(
     unlearn_model(**arguments, method=method, progress=pool_progress)
     replay_model(**arguments, progress=progress)
     promote_model(**arguments)
+    purge_leftovers(**arguments)
     return close_batch(**arguments)

@@ -9,9 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from governance.deletion_queue import IN_BATCH, RequestRow, State
-from governance.digests import digest_json, read_json, write_json
+from governance.digests import read_json, write_json
 from governance.errors import ReleaseBlockedError
-from governance.ledger import read_entries
 from governance.suppression import pseudonyms
 from r2u_tasks.batch import AskedRecords, plan_digest
 from r2u_tasks.stages.context import JSON, StageContext
@@ -86,15 +85,6 @@ def move_all(
 def is_in_batch(row: RequestRow) -> bool:
     """Say whether a request is still to be served: not held, cancelled or closed meanwhile."""
     return State(row.state) in IN_BATCH
-
-
-def note_once(context: StageContext, kind: str, *bodies: JSON) -> None:
-    """Write entries into the ledger, but for those that a killed run of the step wrote."""
-    entries = read_entries(context.workspace.ledger)
-    written = {digest_json(entry["body"]) for entry in entries if entry["kind"] == kind}
-    for body in bodies:
-        if digest_json(body) not in written:
-            context.ledger.append(kind, body)
 
 
 def record_keys(context: StageContext, rows: pa.Table) -> list[str]:
