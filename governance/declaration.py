@@ -200,8 +200,10 @@ class Training(_Part):
 class Readiness(_Part):
     """The Ready2Unlearn objective; weights 0 is ordinary training, bit for bit.
 
-    ``parameters`` are shell-style patterns of parameter names (a head, adapters) that simulated
-    unlearning moves. Each key is described where it acts, in ``r2u_tasks.config``.
+    ``readiness: auto`` lets the first training choose the weights by rule
+    (``r2u_tasks.readiness_choice``), within ``choice_budget`` times the gradients of ordinary
+    training. ``parameters`` are shell-style patterns of parameter names (a head, adapters) that
+    simulated unlearning moves. Each key is described where it acts, in ``r2u_tasks.config``.
     """
 
     form: Literal["difference", "absolute"] = "difference"
@@ -226,6 +228,19 @@ class Readiness(_Part):
     episode_fraction: Share = 0.1
     episode_steps: Count = 1
     max_accuracy_drop: Fraction = 0.05
+    max_loss_rise: Annotated[float, Field(ge=0.0)] = 0.1
+    choose: Literal["declared", "auto"] = "declared"
+    choice_budget: Positive = 12.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_the_short_form(cls, content: Any) -> Any:
+        return {"choose": "auto"} if content == "auto" else content
+
+    def chosen(self, settings: dict[str, Any]) -> Readiness:
+        """Return these settings with those that were chosen for ``choose: auto``."""
+        content = {**self.model_dump(), **settings, "choose": "declared"}
+        return Readiness.model_validate(content)
 
     @model_validator(mode="after")
     def _has_one_step_rule(self) -> Readiness:

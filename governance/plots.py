@@ -68,15 +68,26 @@ def plot_steps(steps: Sequence[dict[str, float]]) -> str:
     return _svg(figure, axes)
 
 
-def plot_costs(ready_s: float, ordinary_s: float, saved_s: float) -> str:
-    """Return cumulative seconds over deletion batches, ready against ordinary training."""
+def plot_return(roi: dict[str, Sequence[float] | None]) -> str:
+    """Return seconds in total over deletion batches, for the ways to serve them.
+
+    Args:
+        roi: ``cost.roi`` of ``readiness.json``: ``batches``, and ``retrain``, ``ordinary`` and
+            ``ready`` in seconds, each None where it could not be measured.
+    """
     figure, axes = _figure()
-    batches = list(range(13))
-    retrain = [ordinary_s * (1 + n) for n in batches]
-    ready = [ready_s + (ordinary_s - saved_s) * n for n in batches]
-    axes.plot(batches, retrain, color="#c2410c", label="ordinary, retrain for every batch")
-    axes.plot(batches, ready, color="#1d4ed8", label="ready, unlearn every batch")
-    axes.set(xlabel="deletion batches", ylabel="seconds in total")
+    lines = {
+        "retrain": ("#c2410c", "-", "ordinary, retrained for every batch"),
+        "ordinary": ("#737373", "--", "ordinary, unlearned"),
+        "ready": ("#1d4ed8", "-", "ready, unlearned"),
+    }
+    for name, (color, style, label) in lines.items():
+        seconds = roi[name]
+        if seconds is not None:
+            batches = roi["batches"] or range(len(seconds))
+            axes.plot(batches, seconds, color=color, linestyle=style, label=label, linewidth=2)
+    axes.set(xlabel="deletion batches", ylabel="seconds in total, tests left out")
+    axes.set_ylim(bottom=0)
     return _svg(figure, axes)
 
 

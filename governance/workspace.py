@@ -106,6 +106,11 @@ class Workspace:
         return self.models / "champion.json"
 
     @property
+    def readiness_choice(self) -> Path:
+        """The file of the readiness settings chosen for ``readiness: auto``."""
+        return self.models / "readiness-choice.json"
+
+    @property
     def pools(self) -> Path:
         """Cached reference models."""
         return self.root / "pools"

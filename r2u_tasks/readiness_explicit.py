@@ -48,47 +48,50 @@ def explicit_gradient(
     config: ReadinessConfig,
 ) -> tuple[Parameters, ReadinessTerms]:
     """Return the gradient of the weighted readiness terms and the terms."""
-    path = [{name: value.detach() for name, value in theta.items()}]
-    inner = []
+    is_exact = config.order is Order.FINITE_DIFFERENCE
+    here = {name: value.detach() for name, value in theta.items()}
+    fast, way = here, []
     for batch in batches.inner:
-        gradient = source.value_and_gradient(path[-1], batch)[1]
-        inner.append(gradient)
-        path.append(move(path[-1], gradient, step_factor(norm(gradient), config)))
-    q, direct, terms = _arrivals(source, path[0], path[-1], batches, config)
-    if config.order is Order.FINITE_DIFFERENCE:
-        steps = zip(reversed(path[:-1]), reversed(batches.inner), reversed(inner), strict=True)
-        for at, batch, gradient in steps:
-            q = _back_through_step(source, at, batch, gradient, q, config)
+        gradient = source.value_and_gradient(fast, batch)[1]
+        if is_exact:
+            way.append((fast, batch, gradient))
+        fast = move(fast, gradient, step_factor(norm(gradient), config))
+    q = _zeros(here)
+    direct = _zeros(here) if is_exact else q  # first order: one sum is enough
+    terms = _collect(source, (here, fast), (direct, q), batches, config)
+    if not is_exact:
+        return q, terms
+    for at, batch, gradient in reversed(way):
+        q = _back_through_step(source, at, batch, gradient, q, config)
     return move(q, direct), terms
 
 
-def _arrivals(
+def _collect(
     source: GradientSource,
-    theta: Parameters,
-    fast: Parameters,
+    points: tuple[Parameters, Parameters],
+    sums: tuple[Parameters, Parameters],
     batches: ReadinessBatches,
     config: ReadinessConfig,
-) -> tuple[Parameters, Parameters, ReadinessTerms]:
-    """Return the gradients that arrive at theta', those that act at theta, and the terms."""
+) -> ReadinessTerms:
+    """Add the gradients that act at theta and those that arrive at theta' to their sums."""
+    (theta, fast), (direct, q) = points, sums
     difference = config.form is Form.DIFFERENCE
-    q = {name: torch.zeros_like(value) for name, value in theta.items()}
-    direct = q
     forget_before, g_before = _measure(
         source, theta, batches.forget, with_gradient=difference or config.revocable_weight > 0
     )
     forget_after, g_after = _measure(source, fast, batches.forget, with_gradient=difference)
     gain = forget_after - forget_before
     efficiency = retention = resistance = torch.zeros_like(gain)
-    if config.revocable_weight > 0:
-        direct = scale(g_before, config.revocable_weight)
+    _add(direct, g_before, config.revocable_weight)
     if config.efficiency_weight > 0 and not difference:
         cap = config.efficiency_cap_nats
         efficiency, g_hinge = source.value_and_gradient(fast, batches.forget, cap)
-        q = move(q, g_hinge, config.efficiency_weight)
+        _add(q, g_hinge, config.efficiency_weight)
     elif config.efficiency_weight > 0:
         efficiency = torch.relu(config.efficiency_cap_nats - gain)
         active = config.efficiency_weight * float(efficiency > 0)
-        q, direct = move(q, g_after, -active), move(direct, g_before, active)
+        _add(q, g_after, -active)
+        _add(direct, g_before, active)
     if config.retention_weight > 0:
         retention, s_after = source.value_and_gradient(fast, batches.retain)
         active = config.retention_weight
@@ -96,12 +99,23 @@ def _arrivals(
             retain_before, s_before = source.value_and_gradient(theta, batches.retain)
             retention = torch.relu(retention - retain_before)
             active *= float(retention > 0)
-            direct = move(direct, s_before, -active)
-        q = move(q, s_after, active)
+            _add(direct, s_before, -active)
+        _add(q, s_after, active)
     if config.resistance_weight > 0:
         resistance, pull = _resistance(source, fast, (forget_after, g_after), batches, config)
-        q = move(q, pull, config.resistance_weight)
-    return q, direct, ReadinessTerms.of(gain, efficiency, retention, resistance)
+        _add(q, pull, config.resistance_weight)
+    return ReadinessTerms.of(gain, efficiency, retention, resistance)
+
+
+def _zeros(at: Parameters) -> Parameters:
+    return {name: torch.zeros_like(value) for name, value in at.items()}
+
+
+def _add(total: Parameters, step: Parameters, factor: float) -> None:
+    """Add in place: these sums are as large as the model."""
+    if factor != 0:
+        for name, value in total.items():
+            value.add_(step[name], alpha=factor)
 
 
 def _measure(

@@ -37,7 +37,7 @@ _A = ReadinessConfig(
 CANDIDATES: dict[str, ReadinessConfig] = {
     "D": replace(_D, normalized_step=True, inner_lr=0.1),
     "A": _A,
-    "A-light": replace(_A, efficiency_weight=0.2),
+    "A-light": replace(_A, efficiency_weight=0.2, revocable_weight=0.3),
 }
 """Readiness settings to choose from on validation seeds, once for each task and setting."""
 

@@ -9,8 +9,9 @@ complete seeds as there was time for.
 Rules. *careful*: of the unlearners that meet the target on every validation seed, those whose
 validation accuracy on what stays is within 0.3 points of the retrained models; of these the fewest
 steps. If none is that good: the highest accuracy, then the fewest steps. *fast*: the same with 2
-points. Candidate: of those within 0.5 points of ordinary training on both parts before unlearning,
-the fewest careful steps; if none is, the smallest shortfall.
+points. Candidate: of those within 0.5 points of ordinary training before unlearning, on validation
+records that stay and on training records to forget (validation has too few of one class), the
+fewest steps by the rule *careful*; if none is, the smallest shortfall.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from benchmarks.readiness.unlearners import BEYOND, GRID, Ascent, unlearn
 from r2u_tasks.metrics import margins
 
 VALIDATION_SEEDS = (1000, 1001)
+FIRST_TEST_SEED = 2000
 RULES = {"careful": 0.003, "fast": 0.02}
 ROWS = Path(__file__).parent.parent / "results" / "readiness-rows.jsonl"
 
@@ -61,6 +63,10 @@ MAIN_ARMS = (
 )
 FEW_ARMS = ("ordinary", "second", "first-last-20", "reweighting-0.1")
 PLAN: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("digits", "class", MAIN_ARMS),
+    ("digits", "random-10", FEW_ARMS),
+    ("digits", "wrong", FEW_ARMS),
+    ("digits", "missed-30", FEW_ARMS),
     ("mnist", "class", MAIN_ARMS),
     ("cifar10", "class", (*FEW_ARMS, "first-last-20-half-batch")),
     ("mnist", "random-10", FEW_ARMS),
@@ -178,7 +184,7 @@ class Study:
             row = self._tried("second", name)
             shortfall = max(
                 ordinary[part] - row["before"][part]
-                for part in ("validation_stays", "validation_goes", "forget_accuracy")
+                for part in ("validation_stays", "forget_accuracy")
             )
             tried[name] = (max(0.0, shortfall - 0.005), row["careful_steps"])
         chosen = min(tried, key=lambda name: tried[name])
@@ -291,15 +297,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if os.environ.get("SIZE") == "small":
-        arguments.seeds, arguments.only = 1, arguments.only or "adult/random-10"
+        arguments.seeds, arguments.only = 1, arguments.only or "digits/random-10"
     rows = Rows(arguments.rows)
-    for first, last in ((0, min(3, arguments.seeds)), (3, arguments.seeds)):
+    for first, last in ((0, min(5, arguments.seeds)), (5, arguments.seeds)):
         for task_name, setting_name, arms in PLAN:
             if arguments.only not in (None, f"{task_name}/{setting_name}"):
                 continue
             task = load_task(task_name)
             study = Study(rows, task, make_setting(setting_name, task))
-            for seed in range(first, last):
+            for seed in range(FIRST_TEST_SEED + first, FIRST_TEST_SEED + last):
                 for arm in arms:
                     study.outcome(arm, seed)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from sklearn import datasets
 from torch import nn
 
 from r2u_tasks.data import Records
@@ -119,6 +120,20 @@ def perceptron(n_inputs: int, n_classes: int, width: int) -> Callable[[], nn.Mod
     )
 
 
+def load_digits() -> Task:
+    """scikit-learn's digits, 8x8, digit 3 is the class to forget: no file, a second to train."""
+    data = datasets.load_digits()
+    inputs, labels = (data.images[:, None] / 16.0).astype(np.float32), data.target.astype(np.int64)
+    order = np.random.default_rng(3).permutation(len(labels))
+    parts = (order[:1000], order[1000:1300], order[1300:])
+    train, validation, test = (_records(inputs[part], labels[part]) for part in parts)
+    return Task("digits", train, validation, test, 10, _flat(perceptron(64, 10, 64)), 25, 3e-3, 3)
+
+
+def _flat(network: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(nn.Flatten(), network())
+
+
 def load_mnist() -> Task:
     """MNIST, 14x14, digit 3 is the class to forget."""
     folder = SHARED / "vision" / "mnist"
@@ -136,13 +151,13 @@ def load_mnist() -> Task:
         return _halve(images), labels.astype(np.int64)
 
     splits = _split(*read("train"), *read("t10k"))
-    return Task("mnist", *splits, 10, small_cnn, 8, 2e-3, 3)
+    return Task("mnist", *splits, 10, small_cnn, 16, 2e-3, 3)
 
 
 def load_cifar() -> Task:
     """CIFAR-10 subset, 16x16, the class 'dog' (5) is the one to forget."""
     splits = _split(*_read_cifar())
-    return Task("cifar10", *splits, 10, residual_net, 8, 3e-3, 5)
+    return Task("cifar10", *splits, 10, residual_net, 12, 3e-3, 5)
 
 
 def load_adult() -> Task:
@@ -190,6 +205,7 @@ def load_banking() -> Task:
 
 
 LOADERS: dict[str, Callable[[], Task]] = {
+    "digits": load_digits,
     "mnist": load_mnist,
     "cifar10": load_cifar,
     "adult": load_adult,

@@ -10,6 +10,7 @@ from typing import Any
 
 from governance.declaration import Declaration, load_declaration
 from governance.deletion_queue import DeletionQueue, open_queue
+from governance.digests import read_json
 from governance.ledger import Ledger
 from governance.signing import Signer, open_signer
 from governance.suppression import load_or_make_key
@@ -26,6 +27,19 @@ class StageContext:
 
     declaration: Declaration
     workspace: Workspace
+
+    def with_choice(self) -> StageContext:
+        """Return the context with the readiness settings that ``readiness: auto`` stands for.
+
+        They are chosen once in a workspace, so that a model is replayed, and its reference pools
+        are trained, with the settings that it was trained with.
+        """
+        path, readiness = self.workspace.readiness_choice, self.declaration.readiness
+        if readiness.choose != "auto" or not path.exists():
+            return self
+        chosen = readiness.chosen(read_json(path)["readiness"])
+        declaration = self.declaration.model_copy(update={"readiness": chosen})
+        return StageContext(declaration, self.workspace)
 
     @cached_property
     def pseudonym_key(self) -> bytes:
@@ -76,4 +90,4 @@ def open_context(dataset: str, root_uri: str) -> StageContext:
     """
     workspace = open_workspace(root_uri)
     path: Path = embedded.resolve(dataset, workspace.root)
-    return StageContext(load_declaration(path), workspace)
+    return StageContext(load_declaration(path), workspace).with_choice()

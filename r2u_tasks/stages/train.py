@@ -25,6 +25,7 @@ from r2u_tasks.config import readiness_config, training_config, unlearning_confi
 from r2u_tasks.metrics import accuracy
 from r2u_tasks.model import build_model
 from r2u_tasks.models import ModelRecord, load_record, save_record
+from r2u_tasks.readiness_choice import choose_readiness
 from r2u_tasks.readiness_report import ReadinessReport, compare_readiness
 from r2u_tasks.records import Splits, encode_splits
 from r2u_tasks.stages import events
@@ -104,6 +105,12 @@ def train_together(
         DataError: There is no classified table, or a split is empty.
     """
     context = open_context(dataset, root_uri)
+    if context.declaration.readiness.choose == "auto":
+        message = (
+            "readiness: expected settings, got 'auto' and no choice in this workspace yet; "
+            "run `r2u train` once in one process, it chooses them"
+        )
+        raise DataError(message)
     _, splits = _read_splits(context)
     _, cost = _fit(context, run_id, splits, progress, keep_finished=True)
     return {"model_key": _model_key(run_id), "train_s": cost.seconds}
@@ -144,9 +151,28 @@ def _fit(
     return model, cost
 
 
+def _with_chosen_readiness(
+    context: StageContext, splits: Splits, progress: ProgressCallback | None
+) -> StageContext:
+    """Choose the readiness settings where the declaration says ``auto``; once in a workspace."""
+    if context.declaration.readiness.choose != "auto":
+        return context
+    choice = choose_readiness(
+        context.declaration,
+        splits,
+        unlearning=unlearning_config(
+            context.declaration.unlearning, seed=context.declaration.training.seed
+        ),
+        progress=progress,
+    )
+    write_json(context.workspace.readiness_choice, choice.to_dict())
+    return context.with_choice()
+
+
 def _train(context: StageContext, run_id: str, progress: ProgressCallback | None) -> JSON:
-    workspace, declaration = context.workspace, context.declaration
     table, splits = _read_splits(context)
+    context = _with_chosen_readiness(context, splits, progress)
+    workspace, declaration = context.workspace, context.declaration
     model_key = _model_key(run_id)
     folder = workspace.model(model_key)
     model, cost = _fit(context, run_id, splits, progress)
@@ -154,7 +180,7 @@ def _train(context: StageContext, run_id: str, progress: ProgressCallback | None
     manifest = commit_training(context, model_key, table, splits.training)
     _require_still_there(context, model_key, splits.training)
     phase_a = load_weights(build_model(declaration, 0), folder / "checkpoints" / "1.safetensors")
-    guard = _compare(context, model, phase_a, splits, seconds=cost.seconds)
+    guard = _compare(context, model, phase_a, splits, cost)
     record = ModelRecord(
         model_key=model_key,
         kind="ready",
@@ -249,8 +275,7 @@ def _compare(
     model: nn.Module,
     before_revocable: nn.Module,
     splits: Splits,
-    *,
-    seconds: float,
+    cost: TrainingCost,
 ) -> ReadinessReport:
     declaration = context.declaration
     return compare_readiness(
@@ -258,6 +283,6 @@ def _compare(
         model,
         before_revocable,
         splits,
-        ready_seconds=seconds,
+        ready_cost=cost,
         unlearning=unlearning_config(declaration.unlearning, seed=declaration.training.seed),
     )

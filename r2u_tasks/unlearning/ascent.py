@@ -22,10 +22,13 @@ from r2u_tasks.model import compute_logits
 from r2u_tasks.objectives import find_loss, logit_margins
 from r2u_tasks.parameters import Parameters, move, norm, parameters_in_scope
 from r2u_tasks.seeding import derive_seed
-from r2u_tasks.unlearning.contract import StepRecord, TargetLevel, UnlearnedModel, target_level
-
-TOLERANCE_NATS = 0.05
-"""The rule stops within this distance of the target level."""
+from r2u_tasks.unlearning.contract import (
+    TOLERANCE_NATS,
+    StepRecord,
+    TargetLevel,
+    UnlearnedModel,
+    target_level,
+)
 
 _MAX_HALVINGS = 6
 _CURVE_SAMPLE = 2000

@@ -22,6 +22,9 @@ from r2u_tasks.metrics import accuracy
 from r2u_tasks.model import compute_logits, weights_digest
 from r2u_tasks.objectives import logit_margins
 
+TOLERANCE_NATS = 0.05
+"""A method may stop within this distance of the target level."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
@@ -76,6 +79,11 @@ class TargetLevel:
     def distance(self, margins: torch.Tensor) -> float:
         """Return the mean margin above the target: positive = still visible, negative = over."""
         return float((margins - self.margins).mean())
+
+    def is_reached(self, model: nn.Module, forget: Records) -> bool:
+        """Return whether the model's forget margins are at the target or below."""
+        found = logit_margins(compute_logits(model, forget), forget.labels)
+        return self.distance(found) <= TOLERANCE_NATS
 
 
 def target_level(
