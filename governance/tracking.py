@@ -105,6 +105,10 @@ class Tracker(Protocol):
         """Return the params of a version's run; empty when there is no run of ours behind it."""
         ...
 
+    def run_params(self, dataset: str, param: str) -> dict[str, str]:
+        """Return one param of every run of an experiment that has it, by the name of the run."""
+        ...
+
 
 class MlflowTracker:
     """A tracker over an MLflow tracking server or SQLite store."""
@@ -228,6 +232,23 @@ class MlflowTracker:
                 return {}
             run = _known(partial(client.get_run, found.run_id))
             return {} if run is None else dict(run.data.params)
+
+    def run_params(self, dataset: str, param: str) -> dict[str, str]:
+        """Return one param of every run of an experiment that has it, by the name of the run."""
+        found: dict[str, str] = {}
+        with self._client() as client:
+            experiment = client.get_experiment_by_name(dataset)
+            if experiment is None:
+                return found
+            token: str | None = ""
+            while token is not None:
+                page = client.search_runs([experiment.experiment_id], page_token=token or None)
+                for run in page:
+                    if param in run.data.params:
+                        name = run.data.tags.get("mlflow.runName", run.info.run_id)
+                        found[name] = run.data.params[param]
+                token = page.token or None
+        return found
 
     def _runs_of(self, client: Any, name: str, version: str, found: Any) -> list[Any]:
         """Return the run of a version; by the run's own tag where the version was deleted."""
@@ -372,6 +393,14 @@ class MemoryTracker:
         """Return the params of a version's run; empty when there is no run of ours behind it."""
         entry = self._entry(name, version)
         return {} if entry is None else dict(self.runs.get(entry["run_id"], {}).get("params", {}))
+
+    def run_params(self, dataset: str, param: str) -> dict[str, str]:
+        """Return one param of every run of an experiment that has it, by the name of the run."""
+        return {
+            run["name"]: run["params"][param]
+            for run in self.runs.values()
+            if run["dataset"] == dataset and param in run["params"]
+        }
 
     def _entry(self, name: str, version: str) -> dict[str, Any] | None:
         versions = self.versions.get(name, [])

@@ -32,8 +32,6 @@ class Entity:
     """Regular expression: makes a match near by certain."""
     against: str = ""
     """Regular expression: takes away a match near by that is not certain."""
-    anchor: bytes = b""
-    """A byte that every match holds, if one is rare in text."""
     yields_to: tuple[str, ...] = ()
     """Entities inside whose matches this one does not count."""
     doubtful: bool = False
@@ -90,7 +88,7 @@ _ALL = (
         find=contact.find_email,
         category="user.contact.email",
         column_words=r"e ?mails?\b|mail address",
-        anchor=b"@",
+        yields_to=(),
     ),
     Entity(
         name="url",

@@ -47,8 +47,7 @@ def detect(column: Column, entity: str, *, name: str = "") -> np.ndarray:
         return _by_looks(text, entity, name)
     named = bool(name) and is_named(name, entity)
     level = FAINT if named else PLAUSIBLE
-    for whole in searched(text):
-        part = whole.narrowed(entity)
+    for part in searched(text):
         found = part.matches(entity)
         found = found.take(found.level >= level)
         mask[part.text.cell[part.text.cells_of(found.start)]] = True

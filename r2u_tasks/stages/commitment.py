@@ -1,7 +1,7 @@
 """What a model was trained on, committed to; and how that follows from its parent's records.
 
-The training table goes through bucket by bucket, so that the commitments take the memory of one
-bucket and a few bytes for each record, whatever the rows hold.
+The training table goes through in parts of whole buckets, so that the commitments take the memory
+of one part and a few bytes for each record, whatever the rows hold.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from r2u_tasks.stages.context import JSON, StageContext
 from r2u_tasks.training import SegmentedRecords, segment_name
 
 MEMBERS_SCHEMA = "r2u-members/1"
+_MAX_PARTS = 64
 
 
 def commit_training(
@@ -135,41 +136,48 @@ def require_members(folder: Path) -> None:
 def _members(
     context: StageContext, table: pa.Table, seen: pa.Array, segment: np.ndarray
 ) -> Iterator[Members]:
-    """Yield the commitments of the training rows, bucket by bucket."""
+    """Yield the commitments of the training rows, part by part."""
     columns = context.declaration.columns
-    for bucket in _buckets(table):
-        rows = table.filter(pc.equal(table[BUCKET], bucket))
-        places = pc.index_in(rows[columns.record_id].cast(seen.type), value_set=seen)
-        rows, places = rows.filter(pc.is_valid(places)), places.drop_null()
+    for buckets, part in _parts(table):
+        places = pc.index_in(part[columns.record_id].cast(seen.type), value_set=seen)
+        rows, places = part.filter(pc.is_valid(places)), places.drop_null()
         if rows.num_rows:
-            yield _committed(context, rows, bucket, segment[places.to_numpy()])
+            yield _committed(context, rows, buckets, segment[places.to_numpy()])
 
 
 def _current(context: StageContext, table: pa.Table) -> Iterator[Members]:
     """Yield the commitments of every row that has a salt, as it is now; segments are not known."""
     columns = context.declaration.columns
-    for bucket in _buckets(table):
-        rows = table.filter(pc.equal(table[BUCKET], bucket))
-        salted = read_table(context.workspace.salts, columns=["record_id"], bucket=bucket)
-        known = salted["record_id"].combine_chunks()
-        rows = rows.filter(pc.is_in(rows[columns.record_id].cast(known.type), value_set=known))
+    for buckets, part in _parts(table):
+        known = _salts(context, buckets)["record_id"].combine_chunks()
+        rows = part.filter(pc.is_in(part[columns.record_id].cast(known.type), value_set=known))
         if rows.num_rows:
-            yield _committed(context, rows, bucket, np.zeros(rows.num_rows, np.int8))
+            yield _committed(context, rows, buckets, np.zeros(rows.num_rows, np.int8))
 
 
-def _committed(context: StageContext, rows: pa.Table, bucket: int, segments: np.ndarray) -> Members:
+def _committed(
+    context: StageContext, rows: pa.Table, buckets: list[int], segments: np.ndarray
+) -> Members:
     columns = context.declaration.columns
     leaves = record_leaves(
         rows.select([*columns.all_names]),
-        read_table(context.workspace.salts, bucket=bucket),
+        _salts(context, buckets),
         record_id_column=columns.record_id,
     )
     keys = pseudonym_digests(context.pseudonym_key, "record", rows[columns.record_id])
     return Members(keys, segments.astype(np.int8), leaves)
 
 
-def _buckets(table: pa.Table) -> list[int]:
-    return sorted(table[BUCKET].unique().to_pylist())
+def _parts(table: pa.Table) -> Iterator[tuple[list[int], pa.Table]]:
+    """Yield the rows in at most 64 parts of whole buckets: each part is found by one scan."""
+    buckets = sorted(table[BUCKET].unique().to_pylist())
+    for group in np.array_split(buckets, min(len(buckets), _MAX_PARTS)) if buckets else ():
+        wanted = pa.array(group, table[BUCKET].type)
+        yield group.tolist(), table.filter(pc.is_in(table[BUCKET], value_set=wanted))
+
+
+def _salts(context: StageContext, buckets: list[int]) -> pa.Table:
+    return pa.concat_tables(read_table(context.workspace.salts, bucket=b) for b in buckets)
 
 
 def _policy_digest(table: pa.Table) -> str:

@@ -20,6 +20,7 @@ from governance.storage import read_table, table_exists
 from governance.suppression import read_tombstones, suppress
 from r2u_tasks.models import read_champion
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.heads import noted_heads
 from r2u_tasks.stages.mirror import owed
 from r2u_tasks.stages.recipients import notices_of
 from r2u_tasks.stages.taint import why_tainted
@@ -99,20 +100,20 @@ def _waiting_for_person(requests: list[RequestRow]) -> list[JSON]:
 
 
 def _ledger(context: StageContext) -> list[JSON]:
-    path = context.workspace.ledger
-    if not path.exists():
-        return []
-    result = verify_chain(path, context.workspace.keys / PUBLIC_NAME)
-    if result.ok:
-        return []
-    return [
-        _warning(
-            "ledger",
-            "critical",
-            f"the ledger is not an unbroken chain ({result.problem}); keep a copy and find out "
-            "who wrote to it",
+    heads, silent = noted_heads(context)
+    key = context.workspace.keys / PUBLIC_NAME
+    result = verify_chain(context.workspace.ledger, key, noted_heads=heads)
+    warnings = []
+    if not result.ok:
+        message = (
+            f"the ledger is not what it was ({result.problem}); keep a copy and find out "
+            "who wrote to it"
         )
-    ]
+        warnings.append(_warning("ledger", "critical", message))
+    for place in silent:
+        message = f"{place} does not answer: the heads of the ledger noted there are not compared"
+        warnings.append(_warning("ledger_heads", "info", message))
+    return warnings
 
 
 def _tainted_models(context: StageContext) -> list[JSON]:

@@ -16,6 +16,7 @@ from governance.errors import DataError
 from governance.hashing import binary_rows, hmac_array, sha256_array
 from governance.manifest import (
     Members,
+    count_drift,
     members_root,
     read_leaves,
     read_members,
@@ -306,6 +307,34 @@ def test_the_set_difference_finds_who_stayed_came_or_changed(tmp_path):
         set_difference(parent, child, asked)
 
 
+def test_drift_is_what_loads_changed_and_nothing_that_was_asked_for(tmp_path):
+    """Changed and gone rows are counted, records that are about to go are not, new rows neither."""
+    table, path = rows(), tmp_path / "members.parquet"
+    write(path, table)
+
+    def drift(current, asked=()):
+        names = current["id"].to_pylist()
+        keys = np.array([list(bytes.fromhex(key_of(name))) for name in names], np.uint8)
+        leaves = record_leaves(current, salts(25), record_id_column="id")
+        part = np.zeros(len(names), np.int8)
+        half = len(names) // 2
+        parts = [
+            Members(keys[:half], part[:half], leaves[:half]),
+            Members(keys[half:], part[half:], leaves[half:]),
+        ]
+        found = count_drift(path, parts, {key_of(name) for name in asked})
+        return found.changed, found.gone
+
+    other = [x + (x in {4.0, 15.0}) for x in table["x"].to_pylist()]
+    changed = table.set_column(1, "x", pa.array(other))
+    assert (0, 0) == drift(table)
+    assert (0, 0) == drift(pa.concat_tables([table, rows(23).slice(20)]))
+    assert (2, 0) == drift(changed)
+    assert (1, 0) == drift(changed, asked=["r4"])
+    assert (2, 3) == drift(pa.concat_tables([changed.slice(0, 17)]))
+    assert (1, 1) == drift(changed.slice(0, 17), asked=["r15", "r17", "r18", "never"])
+
+
 def test_random_positions_of_a_large_table_count(tmp_path):
     """Far beyond the first rows: each of 10 random changes, drops and additions is another root."""
     n = 200_000
@@ -330,3 +359,23 @@ def test_random_positions_of_a_large_table_count(tmp_path):
     extra = record_leaves(added, known, record_id_column="id")
     seen.add(root(np.concatenate([leaves, extra])))
     assert len(seen) == 22
+
+
+def test_mlflows_dataset_digest_misses_what_the_root_finds():
+    """Beyond the first 10,000 rows MLflow sees no change; the root sees each of ten."""
+    import mlflow.data
+
+    n = 20_000
+    generator = np.random.default_rng(1)
+    table = pa.table({"id": [f"r{i}" for i in range(n)], "x": generator.normal(size=n)})
+    frame, known = table.to_pandas(), salts(n)
+    leaves = record_leaves(table, known, record_id_column="id")
+    theirs, ours = mlflow.data.from_pandas(frame).digest, merkle_root(leaves)
+    for index in generator.integers(10_000, n, 10):
+        changed, other = frame.copy(), leaves.copy()
+        changed.loc[index, "x"] += 1.0
+        row = pa.Table.from_pandas(changed.iloc[[index]], preserve_index=False)
+        other[index] = record_leaves(row, known, record_id_column="id")[0]
+
+        assert theirs == mlflow.data.from_pandas(changed).digest
+        assert ours != merkle_root(other)

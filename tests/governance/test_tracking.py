@@ -81,6 +81,24 @@ def test_each_alias_is_listed_with_its_version(tracker, name, tmp_path):
     assert tracker.version_params(name, "77") == {}
 
 
+def test_a_param_is_listed_for_every_run_that_has_it(tracker, name):
+    """By the name of the run; another experiment and a run without it do not count."""
+    for dataset, run in ((name, "a"), (name, "b"), (f"{name}-other", "c")):
+        tracker.record_run(
+            key=f"batch:{dataset}:{run}",
+            name=f"batch {run}",
+            dataset=dataset,
+            params={"ledger_head": f"head of {run}"} if run != "b" else {},
+            metrics={},
+            tags={},
+            artifacts={},
+        )
+
+    assert {"batch a": "head of a"} == tracker.run_params(name, "ledger_head")
+    assert {"batch c": "head of c"} == tracker.run_params(f"{name}-other", "ledger_head")
+    assert {} == tracker.run_params(f"{name}-unknown", "ledger_head")
+
+
 def test_an_alias_to_no_version_is_refused(tracker, name, tmp_path):
     """An alias cannot point to a version that is not there."""
     register(tracker, name, tmp_path)

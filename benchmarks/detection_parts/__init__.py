@@ -1,1 +1,0 @@
-"""Parts of the detection study: labelled text, measures, hostile text, peers, the page."""
