@@ -271,7 +271,7 @@ def _after(graph: LineageGraph, node: ModelNode, knew: list[str]) -> tuple[Relat
         step = exact[-1]
         return Relation.MADE_WITHOUT, f"{step.lane} without the records, in place of {step.parent}"
     if any(step.claim is None for step in way):
-        return Relation.MAY_HAVE_KNOWN, f"changed from {knew[0]}, and the gate did not accept it"
+        return Relation.MAY_HAVE_KNOWN, f"made from {knew[0]}, and no gate accepted it"
     return Relation.UNLEARNED, f"changed from {knew[0]} by the approximate lane; statistical"
 
 

@@ -127,7 +127,7 @@ def batch_completed(context: StageContext, batch_id: str) -> None:
         for name, counts in sorted(erased.items())
     ]
     parent, made = plan["model_key"], result["model_key"]
-    if made != parent:
+    if made is not None and made != parent:
         replaced = model(context, made)
         outputs.append(
             Dataset(

@@ -35,7 +35,7 @@ from governance.lineage_answer import (
 )
 from governance.lineage_picture import draw_lineage
 from governance.signing import PUBLIC_NAME
-from governance.storage import read_table, table_exists
+from governance.storage import read_in_batches, table_exists
 from governance.suppression import pseudonym, pseudonym_array, read_tombstones
 from governance.tracking import compare_lineage
 from r2u_tasks.stages.context import JSON, StageContext, open_context
@@ -156,14 +156,14 @@ def _records_in_tables(context: StageContext, kind: str, key: str) -> set[str]:
         return set()
     columns = context.declaration.columns
     names = [columns.record_id, columns.subject_id]
-    table = read_table(context.workspace.classified, columns=names)
-    column = columns.record_id if kind == "record" else columns.subject_id
-    keys = pseudonym_array(context.pseudonym_key, kind, table[column])
-    found = table.filter(pc.equal(keys, pa.scalar(key, keys.type)))
-    if not found.num_rows:
-        return set()
-    ids = found[columns.record_id]
-    return set(pseudonym_array(context.pseudonym_key, "record", ids).to_pylist())
+    asked = columns.record_id if kind == "record" else columns.subject_id
+    found: set[str] = set()
+    for batch in read_in_batches(context.workspace.classified, columns=names):
+        rows = pa.Table.from_batches([batch])
+        keys = pseudonym_array(context.pseudonym_key, kind, rows[asked])
+        ids = rows.filter(pc.equal(keys, pa.scalar(key, keys.type)))[columns.record_id]
+        found.update(pseudonym_array(context.pseudonym_key, "record", ids).to_pylist())
+    return found
 
 
 def _erased_subjects(context: StageContext) -> set[str]:

@@ -168,10 +168,9 @@ def mirror_batch(context: StageContext, batch_id: str) -> bool:
     """
     folder = context.workspace.batch(batch_id)
     plan, result = read_json(folder / "plan.json"), read_json(folder / "result.json")
-    parent = load_record(context.workspace, plan["model_key"])
-    model = load_record(context.workspace, result["model_key"])
-    if model.model_version is None:
+    if _version_of(context, result["model_key"]) == "none":
         return False
+    model = load_record(context.workspace, result["model_key"])
     closing = _closing_entry(context, batch_id)
     context.tracker.record_run(
         key=f"batch:{batch_id}",
@@ -183,11 +182,11 @@ def mirror_batch(context: StageContext, batch_id: str) -> bool:
             "claim": result["claim"],
             "plan_digest": plan["plan_digest"],
             "policy_digest": plan["policy_digest"],
-            "parent_model_key": parent.model_key,
-            "parent_version": parent.model_version or "none",
+            "parent_model_key": plan["model_key"],
+            "parent_version": _version_of(context, plan["model_key"]),
             "parent_manifest_root": plan["parent_manifest_root"],
             "model_key": model.model_key,
-            "model_version": model.model_version,
+            "model_version": model.model_version or "none",
             "manifest_root": model.manifest_root,
             "evidence_digest": _evidence_digest(folder),
             "bundle_root": closing["body"]["bundle_root"] or "none",
@@ -220,9 +219,6 @@ def point_alias(context: StageContext, record: ModelRecord) -> None:
 
 
 def _model_params(context: StageContext, record: ModelRecord) -> dict[str, str]:
-    parent_version = "none"
-    if record.parent is not None:
-        parent_version = load_record(context.workspace, record.parent).model_version or "none"
     evidence = "none"
     if record.batch_id is not None:
         evidence = _evidence_digest(context.workspace.batch(record.batch_id))
@@ -230,7 +226,7 @@ def _model_params(context: StageContext, record: ModelRecord) -> dict[str, str]:
         "model_key": record.model_key,
         "kind": record.kind,
         "parent_model_key": record.parent or "none",
-        "parent_version": parent_version,
+        "parent_version": _version_of(context, record.parent),
         "lane": record.lane or "none",
         "claim": record.claim or "none",
         "batch_id": record.batch_id or "none",
@@ -267,9 +263,20 @@ def _unmirrored_models(context: StageContext) -> list[str]:
         key = entry["body"].get("model_key")
         if entry["kind"] != "model_promoted" or key in found:
             continue
-        if load_record(context.workspace, key).model_version is None:
+        if _is_kept(context, key) and load_record(context.workspace, key).model_version is None:
             found.append(key)
     return found
+
+
+def _is_kept(context: StageContext, model_key: str) -> bool:
+    """Return whether the record of a model is there; old ones may be deleted by hand."""
+    return (context.workspace.model(model_key) / "model.json").exists()
+
+
+def _version_of(context: StageContext, model_key: str | None) -> str:
+    if model_key is None or not _is_kept(context, model_key):
+        return "none"
+    return load_record(context.workspace, model_key).model_version or "none"
 
 
 def _unmirrored_removals(context: StageContext) -> list[str]:
