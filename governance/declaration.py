@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from governance.digests import digest_json
+from governance.drop import FIELDS, DropList
 from governance.errors import DeclarationError
 
 EMBEDDED_DIGITS = "embedded:digits"
@@ -268,6 +269,27 @@ class Evidence(_Part):
     max_accuracy_drop: Fraction = 0.02
 
 
+class Drop(_Part):
+    """California's DROP: who we are there, and where the persons' identifiers stand.
+
+    ``lists`` names, for each list that is processed, the column of each of its fields; ``source``
+    and ``subject_id`` default to the declared table.
+    """
+
+    broker_id: Annotated[str, Field(pattern=r"^[0-9]{4}$")]
+    lists: Annotated[dict[DropList, dict[str, str]], Field(min_length=1)]
+    source: Source | None = None
+    subject_id: str | None = None
+
+    @model_validator(mode="after")
+    def _names_every_field(self) -> Drop:
+        for name, columns in self.lists.items():
+            if set(columns) != set(FIELDS[name]):
+                message = f"lists.{name}: expected a column for each of {', '.join(FIELDS[name])}"
+                raise ValueError(message)
+        return self
+
+
 class Queue(_Part):
     """Legal clock and lease of the deletion queue; ``url`` for PostgreSQL.
 
@@ -299,6 +321,7 @@ class Declaration(_Part):
     unlearning: Unlearning = Unlearning()
     evidence: Evidence = Evidence()
     queue: Queue = Queue()
+    drop: Drop | None = None
     controller: Controller | None = None
     openlineage: OpenLineage | None = None
     folder: Annotated[Path, Field(exclude=True)] = Path()

@@ -96,11 +96,12 @@ class DropName:
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """One line of a list, or of a Removed file."""
+    """One line of a list, or of a Removed file: then the consumer took the request back."""
 
     item_id: str
     identifier_hash: str
     list_type: str
+    is_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +342,7 @@ def _lines(text: io.TextIOWrapper, name: DropName) -> Iterator[WorkItem | BadLin
         if problem is not None:
             yield BadLine(str(name), number, problem)
         else:
-            yield WorkItem(cells[0], cells[1], cells[2] if removed else name.kind)
+            yield WorkItem(cells[0], cells[1], cells[2] if removed else name.kind, removed)
 
 
 def _cells(line: str) -> list[str]:

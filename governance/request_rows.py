@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from governance.deletion_queue import SubmittedRequest
+from governance.deletion_queue import HoldGround, SubmittedRequest
 from governance.errors import PolicyError, RequestError
 from governance.regimes import load_regime
 from governance.request_files import Row, text_problem
 from governance.suppression import pseudonym, pseudonyms
 
 REQUEST_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$"
-HOLD_GROUND = r"^[a-z][a-z0-9_-]{0,60}$"
 TRUE, FALSE = frozenset({"true", "yes", "1"}), frozenset({"", "false", "no", "0"})
-_REQUEST_ID, HOLD_GROUND_PATTERN = re.compile(REQUEST_ID), re.compile(HOLD_GROUND)
+_REQUEST_ID = re.compile(REQUEST_ID)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,11 +162,8 @@ def _selector(text: str, rules: RowRules) -> dict[str, str] | None:
 
 
 def _hold_ground(text: str) -> str | None:
-    if text and not HOLD_GROUND_PATTERN.fullmatch(text):
-        message = (
-            "hold_ground: expected a short name of the legal ground like legal_claim (up to 61 "
-            "small letters, digits, '_' and '-')"
-        )
+    if text and text not in set(HoldGround):
+        message = f"hold_ground: expected one of {', '.join(HoldGround)}"
         raise RequestError(message)
     return text or None
 

@@ -25,6 +25,7 @@ from governance.hashing import hex_array, hmac_array
 from governance.storage import append_table, read_table, table_exists
 
 _KEY_BYTES = 32
+_KINDS = ("record", "subject", "touched_subject", "selector")
 
 
 def load_or_make_key(folder: Path, name: str = "pseudonym.key") -> bytes:
@@ -87,6 +88,7 @@ def add_tombstones(
     batch_id: str,
     erased_at: datetime,
     touched_subject_keys: Sequence[str] = (),
+    selector_keys: Sequence[str] = (),
 ) -> None:
     """Record what is erased; a repeat for the batch adds nothing.
 
@@ -98,10 +100,12 @@ def add_tombstones(
         erased_at: When.
         touched_subject_keys: Subjects whose records were erased because of somebody else's request
             (a tenant's): they may come back with new records, and are told that they were erased.
+        selector_keys: Pseudonyms of values (a tenant's name) all of whose rows were erased: new
+            rows may come; while none came, the same request ends as already forgotten.
     """
-    keys = [*record_keys, *subject_keys, *touched_subject_keys]
+    keys = [*record_keys, *subject_keys, *touched_subject_keys, *selector_keys]
     kinds = ["record"] * len(record_keys) + ["subject"] * len(subject_keys)
-    kinds += ["touched_subject"] * len(touched_subject_keys)
+    kinds += ["touched_subject"] * len(touched_subject_keys) + ["selector"] * len(selector_keys)
     table = pa.table(
         {
             "kind": pa.array(kinds, pa.string()),
@@ -115,7 +119,7 @@ def add_tombstones(
 
 def read_tombstones(path: Path) -> dict[str, set[str]]:
     """Return the pseudonyms of erased records and subjects; empty sets before the first erasure."""
-    found: dict[str, set[str]] = {"record": set(), "subject": set(), "touched_subject": set()}
+    found: dict[str, set[str]] = {kind: set() for kind in _KINDS}
     if table_exists(path):
         for row in read_table(path, columns=["kind", "key"]).to_pylist():
             found[row["kind"]].add(row["key"])

@@ -20,7 +20,19 @@ from governance.errors import RequestError, TransientError
 from governance.request_rows import REQUEST_ID
 from governance.workspace import open_workspace
 from r2u_airflow.access import MAY_DECIDE, MAY_READ, MAY_SUBMIT
-from r2u_airflow.bodies import Hold, NewRequest, Refusal, Stored, Submitted, Target, Why
+from r2u_airflow.bodies import (
+    Answered,
+    Exemption,
+    Extension,
+    Hold,
+    NewRequest,
+    Refusal,
+    Release,
+    Stored,
+    Submitted,
+    Target,
+    Why,
+)
 from r2u_airflow.limits import LimitBody
 from r2u_airflow.place import Place, PlaceDep
 from r2u_airflow.uploads import SUFFIXES, receive, require_size, suffix_of
@@ -97,7 +109,7 @@ def _add_reading(app: FastAPI) -> None:
         place: PlaceDep,
         state: Annotated[str | None, Query(pattern=r"^[a-z_]{1,40}$")] = None,
         colour: Colour | None = None,
-        after: Annotated[str | None, Query(max_length=200, pattern=r"^[^|\x00]+\|.+$")] = None,
+        after: Annotated[str | None, Query(pattern=REQUEST_ID)] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
     ) -> dict[str, Any]:
         """List requests by deadline; ``next`` of an answer is ``after`` of the next call."""
@@ -175,18 +187,44 @@ def _add_deciding(app: FastAPI) -> None:
 
     @route("hold")
     def hold(request_id: RequestIdPath, body: Hold, place: PlaceDep) -> dict[str, Any]:
-        """Keep the data for now; the ground is stored."""
-        return _of_one(request_id, place, decisions.hold_request, ground=body.ground)
+        """Keep the data for now, with the legal ground."""
+        return _of_one(request_id, place, decisions.hold_request, **body.model_dump())
 
     @route("release")
-    def release(request_id: RequestIdPath, place: PlaceDep) -> dict[str, Any]:
-        """Release the hold; the request is queued again."""
-        return _of_one(request_id, place, decisions.release_request)
+    def release(
+        request_id: RequestIdPath, place: PlaceDep, body: Release | None = None
+    ) -> dict[str, Any]:
+        """Release the holds; the request is queued again once nothing holds it."""
+        only = body.only if body else None
+        return _of_one(request_id, place, decisions.release_request, only=only)
+
+    @route("exempt")
+    def exempt(request_id: RequestIdPath, body: Exemption, place: PlaceDep) -> dict[str, Any]:
+        """Keep the data for good, with the ground of GDPR 17(3); it awaits its answer."""
+        return _of_one(request_id, place, decisions.exempt_request, **body.model_dump())
 
     @route("cancel")
     def cancel(request_id: RequestIdPath, body: Why, place: PlaceDep) -> dict[str, Any]:
-        """Cancel the request; honoured until its erasure starts."""
+        """Cancel the request; ``honoured`` is false when its erasure had begun."""
         return _of_one(request_id, place, decisions.cancel_request, reason=body.reason)
+
+    @route("reject")
+    def reject(request_id: RequestIdPath, body: Why, place: PlaceDep) -> dict[str, Any]:
+        """Reject the request: identity never proven, or unfounded; it awaits its answer."""
+        return _of_one(request_id, place, decisions.reject_request, reason=body.reason)
+
+    @route("extend")
+    def extend(request_id: RequestIdPath, body: Extension, place: PlaceDep) -> dict[str, Any]:
+        """Extend the period of a person who was told so in time."""
+        return _of_one(request_id, place, decisions.extend_request, **body.model_dump())
+
+    @route("answer")
+    def answer(
+        request_id: RequestIdPath, place: PlaceDep, body: Answered | None = None
+    ) -> dict[str, Any]:
+        """Close a rejected or exempt request once the person was told."""
+        reference = body.reference if body else None
+        return _of_one(request_id, place, decisions.answer_request, reference=reference)
 
 
 class _Answer(Exception):  # noqa: N818 - an answer, not always an error

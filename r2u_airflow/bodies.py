@@ -7,13 +7,14 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from governance.request_rows import HOLD_GROUND, REQUEST_ID
+from governance.deletion_queue import ExemptionGround, HoldGround
+from governance.request_rows import REQUEST_ID
 
 Identifier = Annotated[
     str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^;\x00]+$")
 ]
 RequestId = Annotated[str, StringConstraints(pattern=REQUEST_ID)]
-Ground = Annotated[str, StringConstraints(pattern=HOLD_GROUND)]
+Dataset = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 Reason = Annotated[str, StringConstraints(min_length=3, max_length=100, pattern=r"^[\w .,:/()-]+$")]
 
 
@@ -41,14 +42,43 @@ class NewRequest(Target):
     received_at: AwareDatetime | None = Field(
         None, description="when you received it; now if absent"
     )
-    hold_ground: Ground | None = Field(None, examples=["legal_claim"])
+    hold_ground: HoldGround | None = None
     regime: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,40}$")] | None = None
 
 
 class Hold(Body):
     """Keep the data of a request for now."""
 
-    ground: Ground = Field(examples=["legal_claim"])
+    ground: HoldGround
+    only: Dataset | None = Field(None, description="one dataset of the request; all if absent")
+
+
+class Exemption(Body):
+    """Keep the data of a request for good."""
+
+    ground: ExemptionGround
+    only: Dataset | None = Field(None, description="one dataset of the request; all if absent")
+
+
+class Release(Body):
+    """Release what holds a request."""
+
+    only: Dataset | None = Field(None, description="one dataset of the request; all if absent")
+
+
+class Extension(Body):
+    """A person was told that the answer takes longer."""
+
+    reason: Reason = Field(examples=["complex: three tables"])
+    notice_at: AwareDatetime = Field(description="when the person was told, with the reason")
+
+
+class Answered(Body):
+    """The person was told."""
+
+    reference: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,80}$")] | None = Field(
+        None, description="where the letter is filed", examples=["letters/2026-0117"]
+    )
 
 
 class Why(Body):

@@ -331,6 +331,7 @@ class DeletionQueue:
         due_before: datetime | None = None,
         limit: int | None = None,
         after: RequestRow | None = None,
+        open_only: bool = False,
     ) -> list[RequestRow]:
         """Return requests by deadline; ``limit`` and ``after`` (a page's last row) give pages."""
         return reading.list_requests(
@@ -340,6 +341,7 @@ class DeletionQueue:
             due_before=due_before,
             limit=limit,
             after=after,
+            open_only=open_only,
         )
 
     def iterate_open(self) -> Iterator[RequestRow]:

@@ -50,9 +50,12 @@ def list_requests(
     due_before: datetime | None = None,
     limit: int | None = None,
     after: RequestRow | None = None,
+    open_only: bool = False,
 ) -> list[RequestRow]:
     """Return requests by deadline; ``limit`` and ``after`` (the last row of a page) give pages."""
     statement = sa.select(t.requests).order_by(_R.due_at, _R.request_id)
+    if open_only:
+        statement = statement.where(_R.state != State.CLOSED.value)
     if state is not None:
         statement = statement.where(_R.state == state)
     if dataset is not None:

@@ -18,7 +18,17 @@ from rich.markup import escape
 
 from governance.digests import read_json, write_json
 from governance.errors import PermanentError, R2UError, ReleaseBlockedError, TransientError
-from r2u_tasks.cli import data, keys, lineage, models, proof, recipients, requests, scan
+from r2u_tasks.cli import (
+    data,
+    drop,
+    keys,
+    lineage,
+    models,
+    proof,
+    recipients,
+    requests,
+    scan,
+)
 from r2u_tasks.cli.console import EXIT_PERMANENT, EXIT_REFUSED, EXIT_TRANSIENT, err
 
 app = typer.Typer(
@@ -34,6 +44,7 @@ app.add_typer(scan.app)
 app.add_typer(models.app)
 app.add_typer(requests.app, name="request")
 app.add_typer(requests.intake_app)
+app.add_typer(drop.app, name="drop")
 app.add_typer(proof.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(recipients.app, name="recipients")

@@ -27,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="Deletion requests: add, look, deci
 intake_app = typer.Typer()
 
 RequestId = Annotated[str, typer.Argument(help="Id of the request.")]
+Only = Annotated[str | None, typer.Option(help="One dataset of the request; all if absent.")]
 Reason = Annotated[str, typer.Option(help="Why; it is stored, so nothing personal.")]
 
 
@@ -129,6 +130,7 @@ def request_verify(
 def request_hold(
     request_id: RequestId,
     ground: Annotated[str, typer.Option(help="Legal ground, for example legal_claim.")],
+    only: Only = None,
     dataset: Dataset = EMBEDDED_DIGITS,
     root: Root = None,
     as_json: AsJson = False,
@@ -136,23 +138,41 @@ def request_hold(
     """Keep the data of a request for now."""
     from r2u_tasks.stages.decisions import hold_request
 
-    _decide(hold_request, request_id, dataset, root, as_json, ground=ground)
+    _decide(hold_request, request_id, dataset, root, as_json, ground=ground, only=only)
 
 
 @app.command("release", epilog="Example: `r2u request release web-17`")
 def request_release(
     request_id: RequestId,
+    only: Only = None,
     dataset: Dataset = EMBEDDED_DIGITS,
     root: Root = None,
     as_json: AsJson = False,
 ) -> None:
-    """Release the hold; the request is queued again."""
+    """Release the holds; the request is queued again once nothing holds it."""
     from r2u_tasks.stages.decisions import release_request
 
-    _decide(release_request, request_id, dataset, root, as_json)
+    _decide(release_request, request_id, dataset, root, as_json, only=only)
 
 
-@app.command("cancel", epilog="Example: `r2u request cancel web-17 --reason 'withdrawn by person'`")
+@app.command("exempt", epilog="Example: `r2u request exempt web-17 --ground legal_obligation`")
+def request_exempt(
+    request_id: RequestId,
+    ground: Annotated[
+        str, typer.Option(help="Ground of GDPR 17(3), for example legal_obligation.")
+    ],
+    only: Only = None,
+    dataset: Dataset = EMBEDDED_DIGITS,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep the data of a request for good; it awaits its answer."""
+    from r2u_tasks.stages.decisions import exempt_request
+
+    _decide(exempt_request, request_id, dataset, root, as_json, ground=ground, only=only)
+
+
+@app.command("cancel", epilog="Example: `r2u request cancel web-17 --reason withdrawn`")
 def request_cancel(
     request_id: RequestId,
     reason: Reason,
@@ -164,6 +184,59 @@ def request_cancel(
     from r2u_tasks.stages.decisions import cancel_request
 
     _decide(cancel_request, request_id, dataset, root, as_json, reason=reason)
+
+
+@app.command("reject", epilog="Example: `r2u request reject web-17 --reason unproven`")
+def request_reject(
+    request_id: RequestId,
+    reason: Reason,
+    dataset: Dataset = EMBEDDED_DIGITS,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reject a request: identity never proven, or unfounded; it awaits its answer."""
+    from r2u_tasks.stages.decisions import reject_request
+
+    _decide(reject_request, request_id, dataset, root, as_json, reason=reason)
+
+
+@app.command(
+    "extend", epilog="Example: `r2u request extend web-17 --reason complex --notice 2026-11-20`"
+)
+def request_extend(
+    request_id: RequestId,
+    reason: Reason,
+    notice: Annotated[datetime, typer.Option(help="When the person was told (UTC).")],
+    dataset: Dataset = EMBEDDED_DIGITS,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Extend the period of a person who was told so in time."""
+    from r2u_tasks.stages.decisions import extend_request
+
+    _decide(
+        extend_request,
+        request_id,
+        dataset,
+        root,
+        as_json,
+        reason=reason,
+        notice_at=notice.replace(tzinfo=UTC),
+    )
+
+
+@app.command("answer", epilog="Example: `r2u request answer web-17 --reference letters/17`")
+def request_answer(
+    request_id: RequestId,
+    reference: Annotated[str | None, typer.Option(help="Where the letter is filed.")] = None,
+    dataset: Dataset = EMBEDDED_DIGITS,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Close a rejected or exempt request once the person was told."""
+    from r2u_tasks.stages.decisions import answer_request
+
+    _decide(answer_request, request_id, dataset, root, as_json, reference=reference)
 
 
 @app.command(
@@ -204,11 +277,12 @@ def _decide(
     dataset: str,
     root: Path | None,
     as_json: bool,
-    **options: str,
+    **options: Any,
 ) -> None:
     place = {"dataset": dataset, "root_uri": str(root_folder(dataset, root))}
     row = stage(request_id=request_id, **options, **place)
-    show(row, as_json, ("request_id", "state", "outcome", "due_at", "hold_ground", "duplicate_of"))
+    names = ("request_id", "state", "outcome", "due_at", "hold_ground", "duplicate_of", "honoured")
+    show(row, as_json, names)
 
 
 def _show_plan(plan: dict[str, Any]) -> None:

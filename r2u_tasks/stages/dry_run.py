@@ -82,13 +82,13 @@ def _dry_run(
 ) -> JSON:
     tables, keys = _tables(context, asked)
     models, segments = _models(context, keys)
-    lane = _lane(context, keys, segments)
+    lane = _lane(context, tables, keys, segments)
     estimate = _estimate(context, lane, segments)
     batches = 1 + ahead // context.declaration.queue.max_batch
     return {
         "tables": tables,
         "n_records": len(keys),
-        "closes_at_once_as": _absent_outcome(context, asked) if not keys else None,
+        "closes_at_once_as": _absent_outcome(context, asked) if tables and not keys else None,
         "models": models,
         "n_pool_files": sum(1 for path in context.workspace.pools.rglob("*") if path.is_file()),
         "lane": lane,
@@ -164,7 +164,9 @@ def _model(
     }
 
 
-def _lane(context: StageContext, keys: list[str], segments: list[int]) -> JSON:
+def _lane(context: StageContext, tables: list[JSON], keys: list[str], segments: list[int]) -> JSON:
+    if not tables:
+        return {"first": "none", "if_refused": None, "why": "no table was classified yet"}
     if not keys:
         return {"first": "none", "if_refused": None, "why": "no table holds such a record"}
     if _champion(context) is None:
@@ -252,7 +254,8 @@ def _finish(estimate: JSON, batches: int, due_at: datetime | None) -> JSON:
 def _absent_outcome(context: StageContext, asked: AskedRecords) -> str:
     erased = read_tombstones(context.workspace.tombstones)
     subjects = erased["subject"] | erased["touched_subject"]
-    known = asked.subject_key in subjects or set(asked.record_keys) & erased["record"]
+    known = asked.subject_key in subjects or bool(set(asked.record_keys) & erased["record"])
+    known |= asked.selector is not None and asked.selector[1] in erased["selector"]
     return "already_forgotten" if known else "not_found"
 
 

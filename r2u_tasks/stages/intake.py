@@ -31,11 +31,13 @@ from governance.rejects import RejectWriter, write_rejects
 from governance.request_files import SUFFIXES, Row, count_rows, read_rows
 from governance.request_rows import ParsedBatch, RowRules, parse_batch
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.drop import take_download
 from r2u_tasks.stages.receipts import COUNTS, find_receipt, new_receipt, write_receipt
 from r2u_tasks.stages.requests import row_rules
 
 _log = logging.getLogger(__name__)
 
+DOWNLOAD = ".zip"
 _BATCH_ROWS = 50_000
 _FILES = ("files", "repeated_files", "refused_files", "ignored_files")
 
@@ -68,7 +70,7 @@ def _intake(context: StageContext, folder: Path) -> JSON:
             for path in sorted(folder.iterdir()):
                 if path.name.startswith(".") or path.is_dir():
                     continue
-                if path.suffix not in SUFFIXES:
+                if path.suffix not in {*SUFFIXES, DOWNLOAD}:
                     totals["ignored_files"] += 1
                     continue
                 receipt = _take_file(context, path)
@@ -105,6 +107,8 @@ def _take_file(context: StageContext, path: Path) -> JSON:
 
 
 def _read_file(context: StageContext, path: Path, digest: str) -> JSON:
+    if path.suffix == DOWNLOAD:
+        return take_download(context, path, digest, new_receipt(digest))
     before = path.stat()
     n_rows = count_rows(path)  # refuses the whole file before anything of it goes in
     receipt = new_receipt(digest)
@@ -152,28 +156,28 @@ def _with_free_ids(
     context: StageContext, parsed: ParsedBatch
 ) -> tuple[list[SubmittedRequest], list[tuple[Row, str]]]:
     """Return the requests whose id is free or theirs already, and the rows of the others."""
+    given = [r.request_id for row, r in parsed.requests if r.request_id and _names_id(row)]
+    stored = context.queue.known_targets(given)
     good: list[SubmittedRequest] = []
     taken: list[tuple[Row, str]] = []
     seen: dict[str, str] = {}
     for row, request in parsed.requests:
-        target = request.target_key
-        if request.request_id is None or "request_id" not in row.cells:
+        request_id, targets = request.request_id, request.target_keys
+        if request_id is None or not _names_id(row):
             good.append(request)
-        elif seen.setdefault(request.request_id, target) != target:
+        elif seen.setdefault(request_id, targets[0]) != targets[0]:
             reason = "request_id: expected one id for one target, got the same id twice in the file"
             taken.append((row, reason))
-        elif _stored_target(context, request.request_id) in {None, target}:
+        elif stored.get(request_id, targets[0]) in targets:
             good.append(request)
         else:
             taken.append((row, "request_id: this id is taken by a request for something else"))
     return good, taken
 
 
-def _stored_target(context: StageContext, request_id: str) -> str | None:
-    try:
-        return context.queue.get(request_id).target_key
-    except RequestError:
-        return None
+def _names_id(row: Row) -> bool:
+    """Say whether the sender gave the id; ids that follow from the file are ours."""
+    return "request_id" in row.cells
 
 
 def _frame(rows: Sequence[Row], parsed: ParsedBatch) -> pd.DataFrame:

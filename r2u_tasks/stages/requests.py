@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from governance.clock import share_used
-from governance.deletion_queue import RequestRow
+from governance.deletion_queue import DeletionQueue, RequestRow, State
 from governance.errors import RequestError
 from governance.request_rows import RowRules, parse_request
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 
 COLOURS = ("calm", "half", "near", "breached", "closed")
+_PAGE = 1000
 _LEVELS = ((1.0, "breached"), (0.8, "near"), (0.5, "half"), (float("-inf"), "calm"))
 
 
@@ -60,13 +60,12 @@ def submit_request(
         "hold_ground": hold_ground or "",
         "regime": regime or "",
     }
-    new_id = context.queue.submit(parse_request(cells, row_rules(context)))
-    stored = context.queue.get(new_id)
+    (receipt,) = context.queue.submit_many([parse_request(cells, row_rules(context))])
     return {
-        "request_id": new_id,
-        "state": stored.state,
-        "due_at": stored.due_at.isoformat(),
-        "duplicate_of": stored.duplicate_of,
+        "request_id": receipt.request_id,
+        "state": receipt.state,
+        "due_at": receipt.due_at.isoformat(),
+        "duplicate_of": receipt.duplicate_of,
     }
 
 
@@ -77,15 +76,23 @@ def list_requests(*, dataset: str, root_uri: str) -> list[JSON]:
 
 
 def show_request(*, request_id: str, dataset: str, root_uri: str) -> JSON:
-    """Return one request with its events.
+    """Return one request with its events, holds and exemptions.
 
     Raises:
         RequestError: There is no such request.
     """
     context = open_context(dataset, root_uri)
-    row = context.queue.get(request_id)
-    events = [event.to_dict() for event in context.queue.events(request_id)]
-    return {**_with_colour(row, datetime.now(UTC)), "events": events}
+    queue = context.queue
+    return {
+        **_with_colour(queue.get(request_id), datetime.now(UTC)),
+        "events": [event.to_dict() for event in queue.events(request_id)],
+        "reservations": [one.to_dict() for one in queue.reservations(request_id)],
+    }
+
+
+def shown_request(queue: DeletionQueue, request_id: str) -> JSON:
+    """Return one request as lists show it."""
+    return _with_colour(queue.get(request_id), datetime.now(UTC))
 
 
 def is_known(*, request_id: str, dataset: str, root_uri: str) -> bool:
@@ -113,7 +120,7 @@ def page_requests(
         root_uri: Workspace.
         state: Only those in this state.
         colour: Only those of this colour, see ``deadline_colour``; ``open`` is all but ``closed``.
-        after: ``next`` of the page before.
+        after: ``next`` of the page before: the id of its last request.
         limit: Size of the page.
 
     Returns:
@@ -121,18 +128,23 @@ def page_requests(
     """
     queue = open_context(dataset, root_uri).queue
     now = datetime.now(UTC)
-    start = _cursor(after)
+    last = queue.get(after) if after is not None else None
     found: list[JSON] = []
-    for row in queue.list_requests(state):
-        if start is not None and (row.due_at.isoformat(), row.request_id) <= start:
-            continue
-        shown = _with_colour(row, now)
-        if colour in {None, shown["colour"]} or (colour == "open" and shown["colour"] != "closed"):
-            if len(found) == limit:
-                last = found[-1]
-                return {"requests": found, "next": f"{last['due_at']}|{last['request_id']}"}
-            found.append(shown)
-    return {"requests": found, "next": None}
+    open_only = colour not in {None, "closed"}
+    due_before = now if colour == "breached" else None
+    while True:
+        rows = queue.list_requests(
+            state, limit=_PAGE, after=last, open_only=open_only, due_before=due_before
+        )
+        for row in rows:
+            shown = _with_colour(row, now)
+            if colour in {None, "open", shown["colour"]}:
+                if len(found) == limit:
+                    return {"requests": found, "next": found[-1]["request_id"]}
+                found.append(shown)
+        if len(rows) < _PAGE:
+            return {"requests": found, "next": None}
+        last = rows[-1]
 
 
 def summarize_queue(*, dataset: str, root_uri: str) -> JSON:
@@ -140,9 +152,11 @@ def summarize_queue(*, dataset: str, root_uri: str) -> JSON:
     queue = open_context(dataset, root_uri).queue
     now = datetime.now(UTC)
     colours = dict.fromkeys(COLOURS, 0)
-    for row in queue.list_requests():
+    states = queue.counts()
+    for row in queue.iterate_open():
         colours[deadline_colour(row, now)] += 1
-    return {"states": queue.counts(), "colours": colours, "at": now.isoformat()}
+    colours["closed"] = states.get(State.CLOSED, 0)
+    return {"states": states, "colours": colours, "at": now.isoformat()}
 
 
 def deadline_colour(row: RequestRow, now: datetime) -> str:
@@ -153,25 +167,15 @@ def deadline_colour(row: RequestRow, now: datetime) -> str:
     """
     if row.closed_at is not None:
         return "closed"
-    used = share_used(row.clock_start, row.due_at, now)
+    used = row.share_used(now)
     return next(name for level, name in _LEVELS if used >= level)
 
 
 def _with_colour(row: RequestRow, now: datetime) -> JSON:
-    used = share_used(row.clock_start, row.due_at, row.closed_at or now)
+    used = row.share_used(row.closed_at or now)
     return {
         **row.to_dict(),
         "colour": deadline_colour(row, now),
         "share_used": round(used, 3),
         "days_left": (row.due_at - (row.closed_at or now)).days,
     }
-
-
-def _cursor(text: str | None) -> tuple[str, str] | None:
-    if text is None:
-        return None
-    due, bar, request_id = text.partition("|")
-    if not bar:
-        message = "after: expected the 'next' of a page"
-        raise RequestError(message)
-    return due, request_id

@@ -116,7 +116,7 @@ def test_a_download_gives_items_and_bad_lines_and_every_line_counts(tmp_path):
         (5, "ID"),
         (6, "expected 2 cells, got 0"),
     ]
-    assert found[-1] == WorkItem("B7kP2xQ9Lm4R", HASH, "Email")
+    assert found[-1] == WorkItem("B7kP2xQ9Lm4R", HASH, "Email", is_removed=True)
     assert len(found) == 6
 
 

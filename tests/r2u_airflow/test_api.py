@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 import tracemalloc
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -18,8 +19,11 @@ DECIDE = {
     "verify": None,
     "hold": {"ground": "legal_claim"},
     "release": None,
-    "cancel": {"reason": "withdrawn"},
+    "extend": {"reason": "complex", "notice_at": "2026-11-20T00:00:00Z"},
+    "exempt": {"ground": "legal_obligation"},
+    "answer": {"reference": "letters/17"},
 }
+OTHER = {"cancel": {"reason": "withdrawn"}, "reject": {"reason": "unproven"}}
 
 
 def test_the_package_registers_its_plugin(repository):
@@ -69,7 +73,9 @@ def test_nobody_without_a_login_gets_anything(client_of):
     answers = [client.get(path) for path in READ]
     answers += [client.post("/r2u/requests", json={"colour": "red"})]
     answers += [client.post("/r2u/files", content=b"x", headers={"content-type": "text/csv"})]
-    answers += [client.post(f"/r2u/requests/r-1/{d}", json=b) for d, b in DECIDE.items()]
+    answers += [
+        client.post(f"/r2u/requests/r-1/{d}", json=b) for d, b in {**DECIDE, **OTHER}.items()
+    ]
 
     assert {401} == {answer.status_code for answer in answers}
 
@@ -82,7 +88,9 @@ def test_a_viewer_reads_and_does_nothing_else(client_of):
 
     changes = [viewer.post("/r2u/requests", json={"subject_id": "p-1"})]
     changes += [viewer.post("/r2u/files", content=b"x", headers={"content-type": "text/csv"})]
-    changes += [viewer.post(f"/r2u/requests/r-1/{d}", json=b) for d, b in DECIDE.items()]
+    changes += [
+        viewer.post(f"/r2u/requests/r-1/{d}", json=b) for d, b in {**DECIDE, **OTHER}.items()
+    ]
 
     assert {403} == {answer.status_code for answer in changes}
     assert [200, 200, 200, 404, 200] == [viewer.get(path).status_code for path in READ]
@@ -98,9 +106,12 @@ def test_a_token_of_somebody_else_is_no_login(client_of):
 
 
 def test_a_request_goes_its_way_by_api_alone(client_of):
-    """Submit unverified, verify, hold, release, cancel: each state and each event is there."""
+    """Submit, verify, hold, release, extend, exempt, answer: each state and event is there."""
     client = client_of("user")
-    new = client.post("/r2u/requests", json={"request_id": "r-1", "subject_id": "p-1"})
+    received = (datetime.now(UTC) - timedelta(days=5)).isoformat()
+    body = {"request_id": "r-1", "subject_id": "p-1", "received_at": received}
+    new = client.post("/r2u/requests", json=body)
+    DECIDE["extend"]["notice_at"] = datetime.now(UTC).isoformat()
     states = [new.json()["state"]]
     for decision, body in DECIDE.items():
         answer = client.post(f"/r2u/requests/r-1/{decision}", json=body)
@@ -108,11 +119,28 @@ def test_a_request_goes_its_way_by_api_alone(client_of):
         states.append(answer.json()["state"])
 
     assert 201 == new.status_code
-    assert ["unverified", "queued", "held", "queued", "closed"] == states
+    assert ["unverified", "queued", "held", "queued", "queued", "exempt", "closed"] == states
     shown = client.get("/r2u/requests/r-1").json()
-    assert "cancelled" == shown["outcome"]
-    assert len(shown["events"]) >= 5
+    assert "kept_exempt" == shown["outcome"]
+    assert len(shown["events"]) >= 7
+    assert {"hold", "exemption"} == {one["kind"] for one in shown["reservations"]}
     assert not {"subject_key", "record_keys", "target_key"} & set(shown)
+
+
+def test_a_cancellation_is_honoured_and_a_rejection_awaits_its_answer(client_of):
+    """Two requests: one cancelled and closed, one rejected, open until the person was told."""
+    client = client_of("user")
+    for name in ("r-1", "r-2"):
+        client.post("/r2u/requests", json={"request_id": name, "subject_id": name})
+
+    cancelled = client.post("/r2u/requests/r-1/cancel", json=OTHER["cancel"]).json()
+    rejected = client.post("/r2u/requests/r-2/reject", json=OTHER["reject"]).json()
+    answered = client.post("/r2u/requests/r-2/answer").json()
+
+    assert ("closed", "cancelled", True) == tuple(
+        cancelled[name] for name in ("state", "outcome", "honoured")
+    )
+    assert ("rejected", "closed") == (rejected["state"], answered["state"])
 
 
 def test_a_second_decision_that_makes_no_sense_is_a_conflict(client_of):

@@ -21,7 +21,8 @@ deletion: {deletion_class: customers}
 policy: policy.yaml
 model: {factory: "my_net:build"}
 """
-COMMANDS = ("add", "list", "show", "verify", "hold", "release", "cancel", "plan")
+COMMANDS = ("add", "list", "show", "verify", "hold", "release", "exempt", "cancel", "reject")
+COMMANDS += ("extend", "answer", "plan")
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_a_request_goes_its_way_by_commands_alone(r2u):
     shown = r2u("request", "show", "r-1")
 
     assert ["unverified", "queued", "held", "queued", "closed"] == states
-    assert (0, "not_found") == (plan["n_records"], plan["closes_at_once_as"])
+    assert (0, [], None) == (plan["n_records"], plan["tables"], plan["closes_at_once_as"])
     assert "cancelled" == shown["outcome"]
     assert ["r-1"] == [row["request_id"] for row in r2u("request", "list")]
 

@@ -105,9 +105,13 @@ def test_who_was_erased_with_a_tenant_is_not_called_unknown(place):
     assert gone
     ask(place, "gone", subject_id=gone[0])
     ask(place, "stranger", subject_id="nobody-at-all")
+    ask(place, "tenant-again", select="country=DE")
+    ask(place, "no-tenant", select="country=XX")
     run_batch(run_id="second", **place)
 
     found = states(place)
     assert found["tenant"] == ("closed", "forgotten")
     assert found["gone"] == ("closed", "already_forgotten")
     assert found["stranger"] == ("closed", "not_found")
+    assert found["tenant-again"] == ("closed", "already_forgotten")
+    assert found["no-tenant"] == ("closed", "not_found")

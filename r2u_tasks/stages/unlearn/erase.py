@@ -63,6 +63,7 @@ def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
         record_keys=record_keys(context, rows),
         subject_keys=[r.subject_key for r in asked if r.subject_key and r.request_id in planned],
         touched_subject_keys=subject_keys(context, rows),
+        selector_keys=[r.selector[1] for r in asked if r.selector and r.request_id in planned],
         batch_id=batch_id,
         erased_at=now(),
     )

@@ -127,6 +127,7 @@ def _close_absent(
     for row in rows:
         if matched.found[row.request_id] == 0:
             known = row.subject_key in subjects or bool(set(row.record_keys) & tombstones["record"])
+            known |= row.selector is not None and row.selector["value"] in tombstones["selector"]
             outcomes[row.request_id] = "already_forgotten" if known else "not_found"
     bodies = [{"request_id": name, "outcome": outcome} for name, outcome in outcomes.items()]
     note_once(context, "request_closed", *bodies)
