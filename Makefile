@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 export GX_ANALYTICS_ENABLED = false
 
-.PHONY: help up down setup lint types imports test-fast test-ml test-dags test bench study-kill study-mutations demo clean lock
+.PHONY: help up down setup lint types imports test-fast test-ml test-dags test bench study-kill study-mutations study-queue-crash study-queue-drain demo clean lock
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -58,11 +58,17 @@ study-kill: setup ## kill -9 in every step of a batch, 20 times each; SIZE=small
 	SIZE=$(SIZE) $(BIN)/python -m benchmarks.kill
 
 bench: setup ## One benchmark: NAME=manifest (a file of benchmarks/), SIZE=small for under a minute
-	@test -n "$(NAME)" -a -f "benchmarks/$(NAME).py" || { echo "expected NAME=one of:" $$(cd benchmarks && ls *.py | sed -E '/^(__init__|common|killing|planted)/d; s/\.py//'); exit 2; }
+	@test -n "$(NAME)" -a -f "benchmarks/$(NAME).py" || { echo "expected NAME=one of:" $$(cd benchmarks && ls *.py | sed -E '/^(__init__|common|killing|planted|postgres|queue_peers)/d; s/\.py//'); exit 2; }
 	SIZE=$(SIZE) $(BIN)/python -m benchmarks.$(NAME)
 
 study-mutations: setup ## Does the verifier find every change of a sealed batch? (SIZE=small: a minute)
 	SIZE=$(SIZE) $(BIN)/python -m benchmarks.mutations
+
+study-queue-crash: setup ## Kill -9 at random points of the queue, 200 times on each database
+	SIZE=$(SIZE) $(BIN)/python -m benchmarks.queue_crash
+
+study-queue-drain: setup ## 250,000 requests, 4 workers on SQLite and 8 on PostgreSQL
+	SIZE=$(SIZE) $(BIN)/python -m benchmarks.queue_drain
 
 demo: setup ## The whole story on a real Airflow scheduler; KEEP=1 leaves the pages up
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/r2u demo --root build/demo $(if $(KEEP),--keep,)

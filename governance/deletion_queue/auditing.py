@@ -19,7 +19,16 @@ def _words(states: tuple[State, ...]) -> str:
     return ", ".join(f"'{state.value}'" for state in states)
 
 
-_PAIRS = ", ".join(f"'{old.value}>{new.value}'" for old, new in sorted(TRANSITIONS))
+_BEFORE_MIGRATIONS = (
+    "unverified>queued unverified>held unverified>duplicate unverified>closed "
+    "queued>duplicate queued>closed held>closed"
+)
+"""Steps that the first revision took at once, in histories that were upgraded."""
+
+_PAIRS = ", ".join(
+    [f"'{old.value}>{new.value}'" for old, new in sorted(TRANSITIONS)]
+    + [f"'{pair}'" for pair in _BEFORE_MIGRATIONS.split()]
+)
 _QUESTIONS = {
     "requests whose events do not end at their state": """
         SELECT count(*) FROM requests r LEFT JOIN events e
