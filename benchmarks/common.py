@@ -44,8 +44,14 @@ def row(
     }
 
 
-def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write ``results/<name>.json`` (``design.md``, section 12); small runs get their own name."""
+def write_results(name: str, rows: list[dict[str, Any]], *, peers: Sequence[str] = ()) -> Path:
+    """Write ``results/<name>.json`` (``design.md``, section 12); small runs get their own name.
+
+    Args:
+        name: Name of the benchmark.
+        rows: Its results.
+        peers: Packages that it compares with, whose versions are noted beside our own.
+    """
     path = RESULTS / f"{name}-small.json" if is_small() else RESULTS / f"{name}.json"
     content = {
         "name": name,
@@ -58,7 +64,7 @@ def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
             "python": platform.python_version(),
             "load_at_end": round(os.getloadavg()[0], 1),
         },
-        "packages": {package: version(package) for package in _PACKAGES},
+        "packages": {package: version(package) for package in (*_PACKAGES, *peers)},
         "rows": rows,
     }
     RESULTS.mkdir(parents=True, exist_ok=True)

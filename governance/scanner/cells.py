@@ -73,7 +73,8 @@ def look_at(text: Text) -> CellLooks:
     name_like &= n_capital * 2 >= n_words
     address_like = filled & (size <= _ADDRESS_BYTES_MAX) & (n_words >= 2) & (n_words <= 12)
     address_like &= (n_letters >= 3) & (n_digits >= 1) & (n_letters > n_digits)
-    street = np.bincount(cell[_is_street_word(text, words)], minlength=n) > 0
+    asked = np.flatnonzero(address_like[cell])
+    street = np.bincount(cell[asked[_is_street_word(text, words, asked)]], minlength=n) > 0
     one_piece = filled & (n_space == 0) & (size >= 3) & (size <= _PIECE_BYTES_MAX)
     return CellLooks(filled, one_piece, name_like, address_like, address_like & street)
 
@@ -84,12 +85,13 @@ def _count(text: Text, mask: np.ndarray) -> np.ndarray:
     return np.searchsorted(at, text.cell_stop) - np.searchsorted(at, text.cell_first)
 
 
-def _is_street_word(text: Text, words: Runs) -> np.ndarray:
-    hit = np.isin(word_codes(text, words.first, words.stop), _STREET_CODES)
+def _is_street_word(text: Text, words: Runs, index: np.ndarray) -> np.ndarray:
+    stop, length = words.stop[index], words.length[index]
+    hit = np.isin(word_codes(text, words.first[index], stop), _STREET_CODES)
     for tail in (*_STREET_TAILS, *_STREET_TAILS_WIDE):
         raw = tail.encode()
-        ends = words.length > len(raw)
+        ends = length > len(raw)
         for offset, byte in enumerate(reversed(raw), start=1):
-            ends &= text.lower[words.stop - offset] == byte
+            ends &= text.lower[stop - offset] == byte
         hit |= ends
     return hit

@@ -17,9 +17,10 @@ from governance.scanner.text import Text, code_of, word_codes
 
 _LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _WIDE = bytes(range(0x80, 0xFF))
+_LETTER = byte_set(_LETTERS[:52] + _WIDE)
 _LOCAL = byte_set(_LETTERS + _WIDE + b"._%+-!#$&'*/=?^`{|}~")
 _HOST = byte_set(_LETTERS + _WIDE + b".-")
-_URL_END = byte_set(bytes(range(0x21)) + b'<>"{}|\\^`\x7f\xff')
+_URL = ~byte_set(bytes(range(0x21)) + b'<>"{}|\\^`\x7f\xff')
 _CLOSERS = byte_set(b".,;:!?)]}'\"*_")
 _LOCAL_MAX = 64
 _HOST_MAX = 253
@@ -82,8 +83,7 @@ def _top_level_holds(text: Text, start: np.ndarray, stop: np.ndarray) -> np.ndar
     length = stop - start
     punycode = (text.lower[start] == ord("x")) & (text.lower[start + 1] == ord("n"))
     punycode &= (text.data[start + 2] == ord("-")) & (length >= 6)
-    other = np.cumsum(np.r_[0, (text.kind & 0b01010) == 0])  # neither a letter nor beyond ASCII
-    letters = other[stop] == other[start]
+    letters = _run_stop(text, start, _LETTER) >= stop
     is_file = np.isin(word_codes(text, start, stop), _FILE_CODES)
     return (length >= 2) & (length <= 63) & (letters | punycode) & ~is_file
 
@@ -124,16 +124,17 @@ def _bare_hosts(text: Text) -> Matches:
     stop = _run_stop(text, start, _HOST)
     stop = _strip_back(text, stop, start, byte_set(b".-"))
     dot = _last_dot(text, stop)
-    before, after = text.data[start - 1], text.data[stop]
-    good = (dot > start) & (stop - start <= _HOST_MAX)
-    good &= (before != ord("@")) & (after != ord("@")) & (before != ord("_")) & (after != ord("_"))
-    good &= before != ord("/")
+    # Few runs end in a top-level domain; the rest of the questions is for them.
+    known = (dot > start + 1) & (stop - start <= _HOST_MAX)
+    start, stop, dot = start[known], stop[known], dot[known]
     known = np.isin(word_codes(text, dot + 1, stop), _TOP_CODES)
+    start, stop, dot = start[known], stop[known], dot[known]
+    before, after = text.data[start - 1], text.data[stop]
+    good = ~np.isin(before, list(b"@_/")) & ~np.isin(after, list(b"@_"))
     # "end.It" is two sentences: in a host name written in mixed case the last label is lower case.
-    upper = np.cumsum(np.r_[0, (text.data - 65) < 26])
-    lower = np.cumsum(np.r_[0, (text.data - 97) < 26])
-    spelt = (upper[stop] == upper[dot]) | (lower[stop] == lower[start])
-    good &= known & spelt & (dot - start >= 2)
+    upper = text.data[dot + 1] - 65 < 26
+    shout = text.data[stop - 1] - 65 < 26
+    good &= ~upper | (shout & (text.data[start] - 65 < 26))
     start, stop, after = start[good], stop[good], after[good]
     path = np.isin(after, list(b"/:?#")) & is_word_byte(text.data[stop + 1])
     path |= after == ord("/")
@@ -143,20 +144,20 @@ def _bare_hosts(text: Text) -> Matches:
 
 
 def _url_stop(text: Text, position: np.ndarray) -> np.ndarray:
-    stop = _run_stop(text, position, ~_URL_END)
+    stop = _run_stop(text, position, _URL)
     stop = np.minimum(stop, position + _URL_MAX)
     return _strip_back(text, stop, position, _CLOSERS)
 
 
 def _run_start(text: Text, position: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return where the run of allowed bytes that ends before each position starts."""
-    breaks = np.flatnonzero(~inside[text.data])
+    breaks = text.breaks(inside)
     return breaks[np.searchsorted(breaks, position, "left") - 1] + 1
 
 
 def _run_stop(text: Text, position: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return where the run of allowed bytes from each position on stops."""
-    breaks = np.flatnonzero(~inside[text.data])
+    breaks = text.breaks(inside)
     return breaks[np.searchsorted(breaks, position, "left")]
 
 

@@ -9,12 +9,17 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.lib.stride_tricks import sliding_window_view
 
 from governance.scanner.matches import CERTAIN, FAINT, Matches
 from governance.scanner.text import BREAK, Text
 
 _BEFORE, _AFTER = 48, 24
 """Bytes of context; a word for an identifier mostly stands before it."""
+
+_BEFORE_AT, _AFTER_AT = np.arange(-_BEFORE, 0), np.arange(_AFTER)
+_ROWS = 8192
+"""Matches at a time, so that a slice full of them takes no more memory."""
 
 
 def weigh(
@@ -32,30 +37,32 @@ def weigh(
     undecided = np.flatnonzero((matches.level < CERTAIN) | doubtful)
     if not len(undecided) or not (near or against):
         return matches
-    rows = _around(text, matches.start[undecided], matches.stop[undecided])
     level = matches.level.copy()
-    speaks_for = _holds(rows, near)
-    speaks_against = _holds(rows, against) & ~speaks_for
-    level[undecided[speaks_for]] = CERTAIN
-    level[undecided[speaks_against]] = FAINT
+    for at in range(0, len(undecided), _ROWS):
+        some = undecided[at : at + _ROWS]
+        rows = _around(text, matches.start[some], matches.stop[some])
+        speaks_for = _holds(rows, near)
+        speaks_against = _holds(rows, against) & ~speaks_for
+        level[some[speaks_for]] = CERTAIN
+        level[some[speaks_against]] = FAINT
     return matches.with_level(level)
 
 
 def _around(text: Text, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
     """Return uint8 ``[n, width]``: bytes of the same cell before and after each match."""
     cell = text.cells_of(start)
-    first, last = text.cell_first[cell], text.cell_stop[cell]
-    before = start[:, None] + np.arange(-_BEFORE, 0)
-    after = stop[:, None] + np.arange(_AFTER)
-    at = np.concatenate([before, after], axis=1)
-    inside = (at >= first[:, None]) & (at < last[:, None])
-    return np.where(inside, text.lower[np.clip(at, 0, len(text.lower) - 1)], ord(" "))
+    first, last = text.cell_first[cell][:, None], text.cell_stop[cell][:, None]
+    before = sliding_window_view(text.lower, _BEFORE)[start - _BEFORE]
+    after = sliding_window_view(text.lower, _AFTER)[stop]
+    before[start[:, None] + _BEFORE_AT < first] = ord(" ")
+    after[stop[:, None] + _AFTER_AT >= last] = ord(" ")
+    return np.concatenate([before, after], axis=1)
 
 
 def _holds(rows: np.ndarray, words: str) -> np.ndarray:
     if not words:
         return np.zeros(len(rows), bool)
-    flat = np.ascontiguousarray(np.where(rows == BREAK, ord(" "), rows).astype(np.uint8))
+    flat = np.where(rows == BREAK, np.uint8(ord(" ")), rows)
     cells = pa.Array.from_buffers(
         pa.binary(rows.shape[1]), len(rows), [None, pa.py_buffer(flat)]
     ).cast(pa.binary())

@@ -15,7 +15,7 @@ from governance.scanner.matches import (
     merge,
 )
 from governance.scanner.templates import byte_set
-from governance.scanner.text import DIGIT, KIND, LETTER, WIDE, Text, code_of, word_codes
+from governance.scanner.text import DIGIT, KIND, WIDE, Text, code_of, pairs_of, word_codes
 
 _MONTHS = (
     "january jan januar janvier janv enero ene gennaio gen januari janeiro stycznia",
@@ -32,19 +32,8 @@ _MONTHS = (
     "december dec dezember dez decembre diciembre dic dicembre dezembro grudnia",
 )
 _GLUE = byte_set(b" ,.-/")
-
-
-def _month_table() -> tuple[np.ndarray, np.ndarray]:
-    codes = {
-        code_of(word): number
-        for number, words in enumerate(_MONTHS, start=1)
-        for word in words.split()
-    }
-    keys = sorted(codes)
-    return np.array(keys, np.int64), np.array([codes[key] for key in keys], np.int64)
-
-
-_MONTH_CODES, _MONTH_NUMBERS = _month_table()
+_MONTH_CODES = np.array(sorted({code_of(word) for words in _MONTHS for word in words.split()}))
+_MONTH_PAIRS = pairs_of(word for words in _MONTHS for word in words.split())
 
 
 def find_date(text: Text) -> Matches:
@@ -109,7 +98,7 @@ def _with_month_name(text: Text) -> Matches:
     words = text.words
     size = words.length
     index = np.flatnonzero((size >= 3) & (size <= 12))
-    index = index[(KIND[text.data[words.first[index]]] & LETTER) != 0]
+    index = text.words_like(_MONTH_PAIRS, index)
     # "vägen 21": what looks like a word is the tail of one with a letter outside ASCII.
     around = KIND[text.data[words.first[index] - 1]] | KIND[text.data[words.stop[index]]]
     index = index[(around & WIDE) == 0]

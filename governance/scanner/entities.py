@@ -32,6 +32,8 @@ class Entity:
     """Regular expression: makes a match near by certain."""
     against: str = ""
     """Regular expression: takes away a match near by that is not certain."""
+    anchor: bytes = b""
+    """A byte that every match holds, if one is rare in text."""
     yields_to: tuple[str, ...] = ()
     """Entities inside whose matches this one does not count."""
     doubtful: bool = False
@@ -88,7 +90,7 @@ _ALL = (
         find=contact.find_email,
         category="user.contact.email",
         column_words=r"e ?mails?\b|mail address",
-        yields_to=(),
+        anchor=b"@",
     ),
     Entity(
         name="url",

@@ -58,7 +58,7 @@ def _find_v6(text: Text) -> Matches:
     colon = colon[_HEX_COLON[text.data[colon - 1]] | _HEX_COLON[text.data[colon + 1]]]
     if len(colon) < 2:
         return make_matches(_NONE, _NONE, CERTAIN, "v6")
-    breaks = np.flatnonzero(~_HEX_COLON[text.data])
+    breaks = text.breaks(_HEX_COLON)
     place = np.searchsorted(breaks, colon)
     fresh = np.r_[True, place[1:] != place[:-1]]
     run = np.cumsum(fresh) - 1

@@ -19,7 +19,7 @@ from governance.scanner.matches import (
     merge,
 )
 from governance.scanner.templates import group_span, grouped, isolated_groups
-from governance.scanner.text import Text
+from governance.scanner.text import DIGIT, KIND, LETTER, Text
 
 _IBAN_LENGTH = {
     **{15: "NO", 16: "BE", 18: "DK FI FK FO GL NL SD", 19: "MK SI"},
@@ -44,15 +44,18 @@ _LENGTHS = _lengths()
 
 def find_iban(text: Text) -> Matches:
     """IBAN in one piece or in groups with spaces or hyphens, by length of country and checksum."""
+    # Two letters that name a country of the registry start a word, two digits follow.
+    digits = text.digits
+    start = digits.first[digits.length >= 2] - 2
+    letters = KIND[text.data[start]] & KIND[text.data[start + 1]] & LETTER
+    free = (KIND[text.data[start - 1]] & (LETTER | DIGIT)) == 0
+    start = start[(letters != 0) & free]
+    length = _LENGTHS[text.lower[start].astype(np.int64) * 256 + text.lower[start + 1]]
+    start, length = start[length > 0], length[length > 0]
+    if not len(start):
+        return make_matches(start, start, CERTAIN)
     words = text.words
-    first = words.first
-    # Long enough for two letters and two digits; the letters name a country of the registry.
-    index = np.flatnonzero((words.length >= 4) & (words.length <= 34))
-    pair = text.lower[first[index]].astype(np.int64) * 256 + text.lower[first[index] + 1]
-    length = _LENGTHS[pair]
-    digits = (text.data[first[index] + 2] - 48 < 10) & (text.data[first[index] + 3] - 48 < 10)
-    keep = (length > 0) & digits
-    index, length = index[keep], length[keep]
+    first, index = words.first, words.at(start)
     end = words.ordinal[index] + length
     inside = end <= len(words.squeezed)
     index, length, end = index[inside], length[inside], end[inside]
@@ -91,7 +94,6 @@ def _grouped_in_fours(
 
 
 _CARD_SHAPES = (
-    *((n,) for n in range(12, 20)),
     *((4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 1), (4, 4, 4, 4, 3), (4, 3, 3, 3), (4, 4, 5)),
     *((4, 4, 4), (4, 4, 4, 3)),
 )
@@ -121,9 +123,12 @@ _RANGES = (  # first and last prefix of six digits, lengths, name
 
 def find_card(text: Text) -> Matches:
     """Payment card numbers: range and length of a network, Luhn; with spaces or hyphens, too."""
+    lengths = text.digits.length
+    fours = np.flatnonzero((lengths[:-1] == 4) & (lengths[1:] >= 3) & (lengths[1:] <= 6))
+    single = [(size,) for size in range(12, 20) if (lengths == size).any()]
     parts = []
-    for shape in _CARD_SHAPES:
-        index = grouped(text, shape, b" -")
+    for shape in (*single, *(_CARD_SHAPES if len(fours) else ())):
+        index = grouped(text, shape, b" -", among=fours if len(shape) > 1 else None)
         index = isolated_groups(text, index, len(shape))
         if not len(index):
             continue

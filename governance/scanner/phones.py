@@ -79,7 +79,7 @@ def _joined_before(text: Text) -> np.ndarray:
     runs = text.digits
     gap = np.r_[0, runs.first[1:] - runs.stop[:-1]]
     at = np.r_[0, runs.stop[:-1]]
-    one, two, three = text.data[at], text.data[at + 1], text.data[np.minimum(at + 2, at[-1] + 2)]
+    one, two, three = text.data[at], text.data[at + 1], text.data[at + 2]
     joined = (gap == 1) & _SEPARATOR[one]
     for pair in _PAIRS:
         joined |= (gap == 2) & (one == ord(pair[0])) & (two == ord(pair[1]))

@@ -7,6 +7,7 @@ buckets can be scanned apart and joined.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -19,7 +20,6 @@ from governance.scanner.entities import ENTITIES, NAMES
 from governance.scanner.findings import ColumnCounts, ColumnFindings, Evidence, Profile
 from governance.scanner.matches import CERTAIN, FAINT, PLAUSIBLE, Matches
 from governance.scanner.search import Searched, check_entities, searched, whole_cells
-from governance.scanner.slices import SLICE_BYTES
 
 Column: TypeAlias = pa.ChunkedArray | pa.Array
 
@@ -47,7 +47,8 @@ def detect(column: Column, entity: str, *, name: str = "") -> np.ndarray:
         return _by_looks(text, entity, name)
     named = bool(name) and is_named(name, entity)
     level = FAINT if named else PLAUSIBLE
-    for part in searched(text):
+    for whole in searched(text):
+        part = whole.narrowed(entity)
         found = part.matches(entity)
         found = found.take(found.level >= level)
         mask[part.text.cell[part.text.cells_of(found.start)]] = True
@@ -76,11 +77,11 @@ def scan_table(
         table: A table, or batches of one that need not fit into memory together.
         entities: Entities to look for.
     """
-    total: dict[str, ColumnCounts] = {}
+    total: list[ColumnCounts] = []
     for batch in [table] if isinstance(table, pa.Table) else table:
-        for counts in count_table(batch, entities=entities):
-            total[counts.name] = total[counts.name] + counts if counts.name in total else counts
-    return [conclude(counts) for counts in total.values()]
+        part = count_table(batch, entities=entities)
+        total = [one + other for one, other in zip(total, part, strict=True)] if total else part
+    return [conclude(counts) for counts in total]
 
 
 def count_table(
@@ -102,10 +103,29 @@ def count_column(
     text = as_text(column)
     if text is None:
         return counts
-    for part in searched(text, size=SLICE_BYTES):
-        counts += _count_slice(part, name, entities)
-    # A long cell comes in windows, each of which looks like one.
-    return counts
+    window: tuple[int, ColumnCounts] | None = None
+    for part in searched(text):
+        counted = _count_slice(part, name, entities)
+        number = int(part.text.cell[0])
+        if window is not None and window[0] == number:
+            counted = _joined_windows(window[1], counted)
+        elif window is not None:
+            counts += window[1]
+        window = (number, counted) if part.text.is_window else None
+        if window is None:
+            counts += counted
+    return counts + window[1] if window is not None else counts
+
+
+def _joined_windows(one: ColumnCounts, other: ColumnCounts) -> ColumnCounts:
+    """Return the counts of one long cell from those of two of its windows."""
+    total = one + other
+    evidence = {
+        entity: replace(counts, n_cells=min(counts.n_cells, 1), n_certain=min(counts.n_certain, 1))
+        for entity, counts in total.evidence.items()
+    }
+    profile = replace(total.profile, n_filled=min(total.profile.n_filled, 1))
+    return replace(total, profile=profile, evidence=evidence)
 
 
 def as_text(column: Column) -> Column | None:
@@ -115,7 +135,8 @@ def as_text(column: Column) -> Column | None:
         return as_text(column.cast(kind.value_type))
     if pa.types.is_floating(kind):
         # Numbers that went through a float, as they do where some are missing.
-        whole = pc.if_else(pc.equal(pc.floor(column), column), column, None)
+        numbers = column.cast(pa.float64())
+        whole = pc.if_else(pc.equal(pc.floor(numbers), numbers), numbers, None)
         small = pc.if_else(pc.less(pc.abs(whole), 2.0**53), whole, None)
         return small.cast(pa.int64()).cast(pa.string())
     if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
@@ -126,7 +147,8 @@ def as_text(column: Column) -> Column | None:
         return column.cast(pa.binary())
     if _is_text(kind):
         return column
-    if pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_temporal(kind):
+    printed = (pa.types.is_integer, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
+    if any(is_kind(kind) for is_kind in printed):
         return column.cast(pa.string())
     return None
 
@@ -171,6 +193,8 @@ def _look(looks: CellLooks, entity: str) -> np.ndarray:
 def _count_slice(part: Searched, name: str, entities: Sequence[str]) -> ColumnCounts:
     text = part.text
     looks = look_at(text)
+    first, stop = text.core
+    n_bytes = stop - first if text.is_window else (text.cell_stop - text.cell_first).sum()
     evidence = {}
     for entity in entities:
         found = part.matches(entity)
@@ -178,7 +202,7 @@ def _count_slice(part: Searched, name: str, entities: Sequence[str]) -> ColumnCo
             evidence[entity] = _evidence(part, entity, found)
     profile = Profile(
         n_filled=int(looks.filled.sum()),
-        n_bytes=int((text.cell_stop - text.cell_first).sum()),
+        n_bytes=int(n_bytes),
         n_one_piece=int(looks.one_piece.sum()),
         n_name_like=int(looks.name_like.sum()),
         n_address_like=int(looks.address_like.sum()),
@@ -190,7 +214,7 @@ def _count_slice(part: Searched, name: str, entities: Sequence[str]) -> ColumnCo
 def _evidence(part: Searched, entity: str, found: Matches) -> Evidence:
     text = part.text
     cell = text.cells_of(found.start)
-    whole = whole_cells(text, found)
+    whole = whole_cells(text, found) & (not text.is_window)
     counted = found.level >= PLAUSIBLE
     names, n = np.unique(found.variant[counted], return_counts=True)
     variants = {found.names[index]: int(count) for index, count in zip(names, n, strict=True)}

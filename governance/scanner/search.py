@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from governance.scanner import phones
 from governance.scanner.context import weigh
 from governance.scanner.entities import ENTITIES
 from governance.scanner.matches import CERTAIN, PLAUSIBLE, Matches, covered, make_matches
 from governance.scanner.slices import MARGIN, SLICE_BYTES, slices
-from governance.scanner.text import SPACE, Text
+from governance.scanner.text import Text
 
 
 class Searched:
@@ -23,12 +22,25 @@ class Searched:
         """Search in a slice."""
         self.text = text
         self._found: dict[str, Matches] = {}
+        self._unweighed: dict[str, Matches] = {}
 
     def matches(self, entity: str) -> Matches:
         """Return the matches of every level that start in the core of the slice."""
         found = self._weighed(entity)
         first, stop = self.text.core
         return found.take((found.start >= first) & (found.start < stop))
+
+    def narrowed(self, name: str) -> Searched:
+        """Return a search in only those cells that may hold an entity, for a look at it alone.
+
+        What is stronger than the entity, and the words around it, need be looked for there only.
+        """
+        entity, text = ENTITIES[name], self.text
+        if entity.find is None or len(text.cell) == 1:
+            return self
+        at = text.find(entity.anchor) if entity.anchor else self._raw(name).start
+        index = np.unique(text.cells_of(at))
+        return self if len(index) * 2 > len(text.cell) else Searched(text.only(index))
 
     def _weighed(self, entity: str) -> Matches:
         if entity not in self._found:
@@ -37,14 +49,11 @@ class Searched:
 
     def _search(self, name: str) -> Matches:
         if name == _INTERNATIONAL:
-            numbers = phones.find_phone(self.text)
+            numbers = self._raw("phone")
             plus = self.text.data[numbers.start] == ord("+")
             return numbers.take(plus & (numbers.level == CERTAIN))
         entity = ENTITIES[name]
-        if entity.find is None:
-            nothing = np.zeros(0, np.int64)
-            return make_matches(nothing, nothing, PLAUSIBLE)
-        found = entity.find(self.text)
+        found = self._raw(name)
         for other in entity.yields_to:
             if not len(found):
                 break
@@ -57,6 +66,16 @@ class Searched:
             against=entity.against,
             doubtful=entity.doubtful,
         )
+
+    def _raw(self, name: str) -> Matches:
+        """Return what the finder says, before anything else is weighed."""
+        if name not in self._unweighed:
+            find = ENTITIES[name].find
+            nothing = np.zeros(0, np.int64)
+            self._unweighed[name] = (
+                find(self.text) if find else make_matches(nothing, nothing, PLAUSIBLE)
+            )
+        return self._unweighed[name]
 
 
 _INTERNATIONAL = "phone_international"
@@ -96,7 +115,7 @@ def spans_in(part: Searched, entity: str, *, level: int = PLAUSIBLE) -> Spans:
 def whole_cells(text: Text, found: Matches) -> np.ndarray:
     """Return which matches are all of their cell, but for space around them."""
     cell = text.cells_of(found.start)
-    ink = np.flatnonzero((text.kind & SPACE) == 0)
+    ink = text.ink
     begins = np.searchsorted(ink, text.cell_first[cell]) == np.searchsorted(ink, found.start)
     ends = np.searchsorted(ink, text.cell_stop[cell]) == np.searchsorted(ink, found.stop)
     return begins & ends

@@ -25,6 +25,7 @@ from governance.scanner.text import (
     Runs,
     Text,
     code_of,
+    pairs_of,
     runs_of,
     word_codes,
 )
@@ -136,9 +137,10 @@ def find_private_key(text: Text) -> Matches:
 
 _SAID = ("password", "passwd", "pwd", "passwort", "secret", "token", "apikey")
 _SAID_BEFORE_KEY = ("api", "access", "secret", "private", "auth", "account")
+_SAID_PAIRS = pairs_of((*_SAID, "key"))
 _ASSIGN = byte_set(b":=")
 _QUOTE = byte_set(b" \"'`>")
-_VALUE_END = byte_set(bytes(range(0x21)) + b"\"'`,;<>(){}[]\x7f\xff")
+_VALUE = ~byte_set(bytes(range(0x21)) + b"\"'`,;<>(){}[]\x7f\xff")
 _DULL = byte_set(b"*xX.-_")
 
 
@@ -146,6 +148,7 @@ def find_password(text: Text) -> Matches:
     """Passwords and keys that are assigned in text: ``password: ...``, ``api_key=...``."""
     words = text.words
     index = np.flatnonzero((words.length >= 3) & (words.length <= 8))
+    index = text.words_like(_SAID_PAIRS, index)
     code = word_codes(text, words.first[index], words.stop[index])
     said = np.isin(code, [code_of(word) for word in _SAID])
     key = (code == code_of("key")) & (index > 0)
@@ -163,7 +166,7 @@ def find_password(text: Text) -> Matches:
     at = at[assigned] + 1
     for _ in range(3):
         at = at + (_QUOTE | _ASSIGN)[text.data[at]]
-    breaks = np.flatnonzero(_VALUE_END[text.data])
+    breaks = text.breaks(_VALUE)
     stop = np.minimum(breaks[np.searchsorted(breaks, at)], at + _SECRET_MAX)
     good = (stop - at >= 6) & (stop - at <= 512)
     dull = _DULL[text.data[at]] & _DULL[text.data[at + 1]] & _DULL[text.data[at + 2]]
@@ -189,8 +192,8 @@ def find_random_token(text: Text) -> Matches:
     index = np.flatnonzero((runs.length >= _MIN_TOKEN) & (runs.length <= _SECRET_MAX))
     start, stop = runs.first[index], runs.stop[index]
     parts = [
-        _random_of(text, start[at : at + 4096], stop[at : at + 4096])
-        for at in range(0, len(start), 4096)
+        _random_of(text, start[at : at + 1024], stop[at : at + 1024])
+        for at in range(0, len(start), 1024)
     ]
     return merge(parts)
 

@@ -60,7 +60,8 @@ def _packed(cells: pa.Array, offsets: np.ndarray, number: int) -> Text:
     joined = pc.binary_join(
         pa.ListArray.from_arrays(ends, cells), pa.scalar(bytes([BREAK]), pa.large_binary())
     )
-    data = np.frombuffer(joined.buffers()[2], np.uint8) if joined.buffers()[2] else _BREAKS[:0]
+    n_bytes = int(offsets[-1] - offsets[0]) + len(cells) - 1
+    data = np.frombuffer(joined.buffers()[2], np.uint8)[:n_bytes] if n_bytes else _BREAKS[:0]
     shift = np.arange(len(cells)) + (PAD - offsets[0])
     return fold(
         Text(
@@ -86,5 +87,6 @@ def _windows(value: np.ndarray, number: int, *, size: int, margin: int) -> Itera
                 cell=np.array([number]),
                 core=(PAD + core - first, PAD + min(core + size, len(value)) - first),
                 origin=np.array([first]),
+                is_window=True,
             )
         )

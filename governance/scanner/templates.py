@@ -16,7 +16,12 @@ def byte_set(characters: bytes) -> np.ndarray:
 
 
 def grouped(
-    text: Text, lengths: tuple[int, ...], separators: bytes = b"", *, same: bool = True
+    text: Text,
+    lengths: tuple[int, ...],
+    separators: bytes = b"",
+    *,
+    same: bool = True,
+    among: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the index of the first run of digits of every such chain of groups.
 
@@ -25,10 +30,14 @@ def grouped(
         lengths: Digits of each group, as in ``(3, 2, 4)``.
         separators: Bytes of which exactly one lies between two groups.
         same: All separators of a chain are the same byte.
+        among: Only these runs are tried as the first; None: all.
     """
     runs = text.digits
     length = runs.length
-    index = np.flatnonzero(length == lengths[0])
+    if among is None:
+        index = np.flatnonzero(length == lengths[0])
+    else:
+        index = among[length[among] == lengths[0]]
     index = index[index + len(lengths) <= len(length)]
     allowed = byte_set(separators)
     for offset, wanted in enumerate(lengths[1:], start=1):
@@ -78,9 +87,11 @@ def shaped(text: Text, template: str) -> np.ndarray:
     """Return the start of every place that looks like the template and stands alone.
 
     ``9`` is a digit, ``A`` a letter of either case, ``X`` one of both, anything else itself.
-    Only starts of words are tried, and each column of the template sieves the rest.
+    Only words as long as its first one are tried, and each column of the template sieves the rest.
     """
-    start = text.words.first
+    words = text.words
+    joint = next((at for at, c in enumerate(template) if not c.isalnum()), len(template))
+    start = words.first[words.length == joint]
     for offset, character in enumerate(template):
         byte = text.lower[start + offset]
         known = _CLASSES.get(character)

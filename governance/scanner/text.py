@@ -8,6 +8,7 @@ that could run away.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,11 +46,8 @@ class Runs:
     """Number of bytes of the class before each run: its place in the squeezed array."""
     squeezed: np.ndarray
     """The bytes of all runs without what lies between them."""
-
-    @property
-    def length(self) -> np.ndarray:
-        """Bytes of each run."""
-        return self.stop - self.first
+    length: np.ndarray
+    """Bytes of each run."""
 
     def window(self, index: np.ndarray, width: int) -> np.ndarray:
         """Return uint8 ``[len(index), width]``: the bytes from each run on, runs joined.
@@ -70,7 +68,7 @@ def runs_of(mask: np.ndarray, data: np.ndarray) -> Runs:
     edges = np.flatnonzero(mask[1:] != mask[:-1]) + 1
     first, stop = edges[0::2], edges[1::2]
     length = stop - first
-    return Runs(first, stop, np.cumsum(length) - length, data[mask])
+    return Runs(first, stop, np.cumsum(length) - length, data[mask], length)
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,8 @@ class Text:
     """int64: byte of the cell at which each cell (the window of it) starts before folding."""
     kept: np.ndarray | None = None
     """Where folding took bytes out: the position before it of every byte that is left."""
+    is_window: bool = False
+    """A part of one long cell, whose other parts are the slices before and after."""
 
     @cached_property
     def kind(self) -> np.ndarray:
@@ -122,16 +122,53 @@ class Text:
             mask |= self.data == byte
         return runs_of(mask, self.data)
 
+    @cached_property
+    def ink(self) -> np.ndarray:
+        """Positions of all bytes that are not space."""
+        return np.flatnonzero((self.kind & SPACE) == 0)
+
+    @cached_property
+    def _breaks(self) -> dict[int, np.ndarray]:
+        return {}
+
+    def breaks(self, inside: np.ndarray) -> np.ndarray:
+        """Return the positions of the bytes that are not in a class.
+
+        Args:
+            inside: Table of 256 of the class; a constant, since results are kept by its identity.
+        """
+        if id(inside) not in self._breaks:
+            self._breaks[id(inside)] = np.flatnonzero(~np.take(inside, self.data))
+        return self._breaks[id(inside)]
+
+    def words_like(self, pairs: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Return those of the words whose first two bytes are in a table of 65,536."""
+        first = self.words.first[index]
+        pair = (self.lower[first].astype(np.int64) << 8) | self.lower[first + 1]
+        return index[pairs[pair]]
+
+    def only(self, index: np.ndarray) -> Text:
+        """Return some of the cells, by their index among those of this slice, as a text.
+
+        Offsets in the cells are those after folding.
+        """
+        first = self.cell_first[index]
+        size = self.cell_stop[index] - first + 1  # with the break byte behind
+        begin = np.cumsum(size) - size
+        at = np.arange(int(size.sum())) + np.repeat(first - begin, size)
+        pad = np.full(PAD, BREAK, np.uint8)
+        return Text(
+            data=np.concatenate([pad, self.data[at], pad]),
+            cell_first=begin + PAD,
+            cell_stop=begin + size - 1 + PAD,
+            cell=self.cell[index],
+            core=(0, PAD + len(at)),
+            origin=self.origin[index],
+        )
+
     def find(self, byte: bytes) -> np.ndarray:
         """Return the positions of one byte."""
         return np.flatnonzero(self.data == byte[0])
-
-    def find_all(self, literal: bytes) -> np.ndarray:
-        """Return the positions of a literal in lower case."""
-        at = np.flatnonzero(self.lower == literal[0])
-        for offset, byte in enumerate(literal[1:], start=1):
-            at = at[self.lower[np.minimum(at + offset, len(self.lower) - 1)] == byte]
-        return at
 
     def cells_of(self, position: np.ndarray) -> np.ndarray:
         """Return for each position the index of its cell among those of this slice."""
@@ -141,6 +178,13 @@ class Text:
 def code_of(word: str) -> int:
     """Return the first eight bytes of a word as a number, to compare many words at once."""
     return int.from_bytes(word.encode()[:8].ljust(8, b"\0"), "big")
+
+
+def pairs_of(words: Iterable[str]) -> np.ndarray:
+    """Return the table of 65,536 with true for the first two bytes of the words."""
+    table = np.zeros(65536, bool)
+    table[[word.encode()[0] << 8 | word.encode()[1] for word in words]] = True
+    return table
 
 
 def word_codes(

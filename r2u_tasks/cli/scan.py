@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from r2u_tasks.cli.console import AsJson, out, print_json, waiting
@@ -71,12 +72,12 @@ def _table(findings: Iterable[ColumnFindings]) -> Table:
     for column in findings:
         shown = [f for f in column.findings if f.entity in {column.entity, *column.contains}]
         if not shown:
-            table.add_row(column.name, f"{column.n_filled:,}", "[dim]nothing found[/]")
+            table.add_row(escape(column.name), f"{column.n_filled:,}", "[dim]nothing found[/]")
         for finding in shown:
             how = "is" if finding.entity == column.entity else "contains"
             share = f"{finding.share:.1%} ({finding.low:.1%} - {finding.high:.1%})"
             cells = (f"{how} {finding.entity}", f"{finding.n_cells:,}", share)
-            table.add_row(column.name, f"{column.n_filled:,}", *cells)
+            table.add_row(escape(column.name), f"{column.n_filled:,}", *cells)
     return table
 
 

@@ -1,6 +1,7 @@
 """Laws of the checksums: published examples hold, and an independent slow oracle agrees."""
 
 import importlib
+import random
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.detection_parts.corpus import MAKERS
 from governance.scanner import checksums, detect
 
 PUBLISHED = {
@@ -140,3 +142,18 @@ def test_an_iban_with_its_check_digits_is_found_and_with_others_is_not(account):
 
     found = detect(pa.array(others), "iban")
     assert [valid] == [v for v, hit in zip(others, found, strict=True) if hit]
+
+
+@pytest.mark.parametrize("entity", MAKERS)
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=5, deadline=None)
+def test_every_valid_identifier_is_found(entity, seed):
+    """Whatever Faker makes, or python-stdnum accepts, is found, in each way of writing."""
+    rng = random.Random(seed)
+    values = [MAKERS[entity](None, rng) for _ in range(20)]
+    found = detect(pa.array(values), entity, name=NAMED.get(entity, entity))
+
+    assert [] == [value for value, hit in zip(values, found, strict=True) if not hit]
+
+
+NAMED = {"card": "card number", "fr_nir": "nir", "us_ssn": "ssn"}

@@ -115,6 +115,13 @@ def test_batches_are_one_table():
     assert scan_table(table) == scan_table(table.to_batches(max_chunksize=7))
 
 
+def test_columns_of_the_same_name_stay_apart():
+    """A file may name two columns alike; each has its own findings."""
+    table = pa.Table.from_arrays([pa.array(emails(30)), pa.array(["x"] * 30)], names=["a", "a"])
+
+    assert ["email", None] == [found.entity for found in scan_table(table)]
+
+
 TOKENS = st.sampled_from(
     ["planted@example.org", "536-90-4399", "4111111111111111", "+49 30 5550199", "Plantedname"]
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governance.scanner import NAMES, detect
+from governance.scanner import NAMES, detect, scan_column
 from governance.scanner.matches import FAINT
 from governance.scanner.search import searched, spans_in
 
@@ -115,6 +115,34 @@ def test_numbers_and_dates_are_read_as_they_print():
     assert [False] == detect(pa.array([True]), "card").tolist()
     assert [False] == detect(pa.array([[1.0, 2.0]]), "card").tolist()
     assert [] == detect(pa.array([], pa.string()), "card").tolist()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(
+            pa.null(),
+            pa.bool_(),
+            pa.float16(),
+            pa.decimal128(9, 2),
+            pa.time32("s"),
+            pa.duration("s"),
+        ),
+        *(pa.timestamp("us", "UTC"), pa.date64(), pa.binary(3), pa.list_(pa.string())),
+        *(
+            pa.struct([("a", pa.string())]),
+            pa.map_(pa.string(), pa.int8()),
+            pa.large_list(pa.int8()),
+        ),
+    ],
+    ids=str,
+)
+def test_no_type_of_column_makes_it_fail(kind):
+    """Every Arrow type gives a mask of its length, with nulls or without rows."""
+    for n in (0, 2):
+        column = pa.nulls(n, kind)
+        assert [False] * n == detect(column, "email").tolist()
+        assert n == scan_column(column).n_cells
 
 
 def test_an_unknown_entity_is_refused():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.detection_corpus import Labelled
+from benchmarks.detection_parts.corpus import Labelled
 from governance.presidio import SUPPORTED, PresidioScanner
 from governance.scanner.decision import wilson
 from governance.scanner.search import searched, spans_in

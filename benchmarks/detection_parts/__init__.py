@@ -1,0 +1,1 @@
+"""Parts of the detection study: labelled text, measures, hostile text, peers, the page."""
