@@ -207,10 +207,35 @@ class Collector:
         return report
 
     def _remains(self, batches: list[JSON]) -> list[JSON]:
-        """Say what may still hold erased records, and until when; None: nobody has said yet."""
-        declaration, workspace = self._context.declaration, self._context.workspace
+        """Say what may still hold erased records, and until when; None: nobody has said yet.
+
+        What each purge listed, of the same thing the latest; before the first purge, what the
+        declaration says.
+        """
+        workspace = self._context.workspace
+        folders = [workspace.batch(batch["batch_id"]) for batch in batches]
+        listed = [read_json(p) for f in folders if (p := f / "remains.json").exists()]
+        latest = {
+            (entry["what"], entry["where"]): entry for one in listed for entry in one["remains"]
+        }
+        lines = [
+            _line(f"{e['what']} ({e['where']}): {e['why']}", e["until"]) for e in latest.values()
+        ]
+        n_traces = sum(len(one["found"]) for one in listed)
+        if n_traces:
+            what = f"{n_traces} files in which a string of an erased person is still readable"
+            lines.insert(0, _line(f"{what}; see remains.json of the batches", None))
+        lines = lines or self._declared_remains(batches)
+        rejects = len(list(workspace.rejects.glob("*"))) if workspace.rejects.exists() else 0
+        if rejects:
+            what = f"{rejects} files of refused request rows in rejects/ (mode 600); delete them."
+            lines.append(_line(what, None))
+        return lines
+
+    def _declared_remains(self, batches: list[JSON]) -> list[JSON]:
+        declaration = self._context.declaration
         lines = []
-        if not is_ours(declaration, workspace):
+        if not is_ours(declaration, self._context.workspace):
             text = (
                 f"The source {declaration.source.path} is outside of this workspace and is not "
                 "changed; its erased rows are dropped at every load. Erase them there too."
@@ -222,12 +247,6 @@ class Collector:
             lines.append(_line(what, None))
         elif ends:
             lines.append(_line("Backups that may hold erased rows.", max(ends)))
-        rejects = len(list(workspace.rejects.glob("*"))) if workspace.rejects.exists() else 0
-        if rejects:
-            what = f"{rejects} files of refused request rows in rejects/ (mode 600); delete them."
-            lines.append(_line(what, None))
-        what = "Recipient to be told (Art. 19): "
-        lines += [_line(f"{what}{r.name}", None) for r in declaration.deletion.recipients]
         return lines
 
 

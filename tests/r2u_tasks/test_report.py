@@ -151,6 +151,23 @@ def test_a_cut_ledger_shows_in_the_next_report(context):
     assert '<b class="bad">broken</b>' in page
 
 
+def test_what_a_purge_listed_is_what_remains(context):
+    """Of two batches the later word on the same thing counts; readable strings come first."""
+    first = {"what": "backups", "where": "tape", "until": "2026-06-01", "why": "they expire"}
+    batch = next(context.workspace.root.glob("batches/*"))
+    write_json(batch / "remains.json", {"found": [], "remains": [first]})
+    write_batch(context, "later")
+    later = {**first, "until": "2026-07-01"}
+    found = [{"file": "log.txt", "line": 1}]
+    folder = context.workspace.batch("later")
+    write_json(folder / "remains.json", {"found": found, "remains": [later]})
+    made, page = report(context)
+
+    assert [line["until"] for line in made["remains"]] == [None, "2026-07-01"]
+    assert made["remains"][0]["what"].startswith("1 files in which a string")
+    assert "2026-07-01" in page
+
+
 def test_an_empty_workspace_has_a_report(tmp_path):
     """On the first day there is nothing to say, and the page says so."""
     done = governance_report(run_id="r", root_uri=str(tmp_path), **PLACE)
