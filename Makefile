@@ -78,3 +78,8 @@ lock: setup ## Resolved lock for images
 
 clean: ## Remove what demo and tests made
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: study-readiness
+study-readiness: setup ## What Ready2Unlearn buys and costs (hours; goes on where it stopped): SEEDS=10, ONLY=mnist/class, SIZE=small
+	SIZE=$(SIZE) $(BIN)/python -m benchmarks.readiness.runner --seeds $(or $(SEEDS),10) $(if $(ONLY),--only $(ONLY))
+	SIZE=$(SIZE) $(BIN)/python -m benchmarks.readiness.tables

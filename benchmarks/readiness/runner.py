@@ -7,8 +7,9 @@ unlearner; (4) on the test seeds, all arms, seed by seed, so that an interruptio
 complete seeds as there was time for.
 
 Rules. *careful*: of the unlearners that meet the target on every validation seed, those whose
-validation accuracy on what stays is within 0.3 points of the retrained models; of these the fewest
-steps. If none is that good: the highest accuracy, then the fewest steps. *fast*: the same with 2
+validation accuracy on what stays is, in the worst of these seeds, within 0.3 points of the mean of
+the retrained models; of these the fewest steps. If none is that good: the highest accuracy in the
+worst seed, then the fewest steps. *fast*: the same with 2
 points. Candidate: of those within 0.5 points of ordinary training before unlearning, on validation
 records that stay and on training records to forget (validation has too few of one class), the
 fewest steps by the rule *careful*; if none is, the smallest shortfall.
@@ -39,10 +40,12 @@ from benchmarks.readiness.measures import (
 from benchmarks.readiness.settings import Setting, make_setting
 from benchmarks.readiness.tasks import Task, load_task
 from benchmarks.readiness.unlearners import BEYOND, GRID, Ascent, unlearn
+from governance.digests import write_atomic
 from r2u_tasks.metrics import margins
 
 VALIDATION_SEEDS = (1000, 1001)
-FIRST_TEST_SEED = 2000
+FIRST_TEST_SEED = 3000
+"""Seeds 0 and 2000 were seen while the protocol was made and are not reported."""
 RULES = {"careful": 0.003, "fast": 0.02}
 ROWS = Path(__file__).parent.parent / "results" / "readiness-rows.jsonl"
 
@@ -52,19 +55,20 @@ SAME = Ascent("normalized", 0.02)
 MAIN_ARMS = (
     "ordinary",
     "second",
-    "first",
-    "second-every-4",
     "first-last-20",
-    "first-last-20-half-batch",
     "reweighting-0.1",
-    "ordinary-4x",
+    "first-last-20-half-batch",
+    "second-every-4",
+    "first",
     "second-no-efficiency",
     "second-no-retention",
+    "ordinary-4x",
 )
 FEW_ARMS = ("ordinary", "second", "first-last-20", "reweighting-0.1")
 PLAN: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("digits", "class", MAIN_ARMS),
+    ("digits", "class", FEW_ARMS),
     ("digits", "random-10", FEW_ARMS),
+    ("digits", "class", MAIN_ARMS),
     ("digits", "wrong", FEW_ARMS),
     ("digits", "missed-30", FEW_ARMS),
     ("mnist", "class", MAIN_ARMS),
@@ -91,20 +95,20 @@ class Rows:
         """Read what an earlier run left; a line cut by an interruption is dropped."""
         self._path = path
         self._rows: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                self._rows[row["key"]] = row
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole, _, cut = text.rpartition("\n")
+        for line in whole.splitlines():
+            row = json.loads(line)
+            self._rows[row["key"]] = row
+        if cut:
+            write_atomic(path, (whole + "\n" if whole else "").encode())
 
     def once(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return the row of a key, computed and appended where it is not there."""
         if key not in self._rows:
             started = time.time()
             row = {"key": key, **compute()}
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             self._rows[key] = row
@@ -144,8 +148,7 @@ class Study:
     def unlearner(self, arm: str, rule: str) -> Ascent:
         """Return the chosen unlearner of an arm."""
         row = self._tried(arm, self.candidate())
-        kind, size = row[rule]
-        return Ascent(kind, size)
+        return choose_unlearner(row["grid"], row["retrained_stays"] - RULES[rule])[0]
 
     def outcome(self, arm: str, seed: int) -> dict[str, Any]:
         """Return all measures of one arm and test seed."""
@@ -186,7 +189,9 @@ class Study:
                 ordinary[part] - row["before"][part]
                 for part in ("validation_stays", "forget_accuracy")
             )
-            tried[name] = (max(0.0, shortfall - 0.005), row["careful_steps"])
+            floor = row["retrained_stays"] - RULES["careful"]
+            steps = choose_unlearner(row["grid"], floor)[1]
+            tried[name] = (max(0.0, shortfall - 0.005), steps)
         chosen = min(tried, key=lambda name: tried[name])
         return {"kind": "candidate", "where": self._where, "chosen": chosen, "tried": tried}
 
@@ -209,7 +214,7 @@ class Study:
                 steps = run.steps
                 stays = run.curve[len(run.curve) - 1 if steps is None else steps][2]
                 grid[ascent.name].append((steps, stays))
-        row = {
+        return {
             "kind": "tried",
             "where": self._where,
             "arm": arm,
@@ -218,11 +223,6 @@ class Study:
             "retrained_stays": statistics.mean(levels),
             "before": {k: statistics.mean(b[k] for b in before) for k in before[0]},
         }
-        for rule, drop in RULES.items():
-            ascent, steps = _choose_unlearner(grid, statistics.mean(levels) - drop)
-            row[rule] = (ascent.kind, ascent.size)
-            row[f"{rule}_steps"] = steps
-        return row
 
     def _outcome(self, arm: str, seed: int) -> dict[str, Any]:
         reference = self.reference(seed)
@@ -264,28 +264,30 @@ class Study:
         return train_arm(self._task, self._setting, ARMS[arm], CANDIDATES[candidate], seed)
 
 
-def _choose_unlearner(
+def choose_unlearner(
     grid: dict[str, list[tuple[int | None, float]]], floor: float
 ) -> tuple[Ascent, float]:
+    """Return the unlearner by the rule above, and its mean steps.
+
+    Args:
+        grid: For each unlearner (steps to the target or None, accuracy on what stays) by seed.
+        floor: Accuracy that counts as good enough.
+    """
     by_name = {ascent.name: ascent for ascent in GRID}
+    worst = {name: min(stays for _, stays in runs) for name, runs in grid.items()}
     met = {
-        name: (statistics.mean(s for s, _ in runs if s is not None), _mean_stays(runs))
+        name: statistics.mean(steps for steps, _ in runs if steps is not None)
         for name, runs in grid.items()
         if all(steps is not None for steps, _ in runs)
     }
     if not met:
-        name = max(grid, key=lambda name: _mean_stays(grid[name]))
-        return by_name[name], float("inf")
-    good = {name: steps for name, (steps, stays) in met.items() if stays >= floor}
+        return by_name[max(grid, key=lambda name: worst[name])], float("inf")
+    good = [name for name in met if worst[name] >= floor]
     if good:
-        name = min(good, key=lambda name: (good[name], -met[name][1]))
+        name = min(good, key=lambda name: (met[name], -worst[name]))
     else:
-        name = max(met, key=lambda name: (met[name][1], -met[name][0]))
-    return by_name[name], met[name][0]
-
-
-def _mean_stays(runs: list[tuple[int | None, float]]) -> float:
-    return statistics.mean(stays for _, stays in runs)
+        name = max(met, key=lambda name: (worst[name], -met[name]))
+    return by_name[name], met[name]
 
 
 def main() -> None:
@@ -299,7 +301,7 @@ def main() -> None:
     if os.environ.get("SIZE") == "small":
         arguments.seeds, arguments.only = 1, arguments.only or "digits/random-10"
     rows = Rows(arguments.rows)
-    for first, last in ((0, min(5, arguments.seeds)), (5, arguments.seeds)):
+    for first, last in ((0, min(3, arguments.seeds)), (3, arguments.seeds)):
         for task_name, setting_name, arms in PLAN:
             if arguments.only not in (None, f"{task_name}/{setting_name}"):
                 continue
