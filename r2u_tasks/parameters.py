@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from governance.errors import DeclarationError
+
 Parameters = dict[str, torch.Tensor]
 
 EVERYTHING = ("*",)
@@ -22,7 +24,7 @@ def parameters_in_scope(model: nn.Module, patterns: Sequence[str] = EVERYTHING) 
     """Return the trainable parameters whose name matches any shell-style pattern, by name.
 
     Raises:
-        ValueError: No trainable parameter matches; the message lists the first names.
+        DeclarationError: No trainable parameter matches; the message lists the first names.
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     chosen: Parameters = {
@@ -32,11 +34,11 @@ def parameters_in_scope(model: nn.Module, patterns: Sequence[str] = EVERYTHING) 
     }
     if not chosen:
         known = ", ".join(list(trainable)[:6]) or "none"
-        message = (
-            f"parameters in scope: expected a name that matches one of {list(patterns)}, "
-            f"got none; trainable parameters begin with {known}"
+        problem = (
+            f"parameters: expected patterns that match a trainable parameter, "
+            f"got {list(patterns)}; the model's names begin with {known}"
         )
-        raise ValueError(message)
+        raise DeclarationError("readiness and unlearning", [problem])
     return chosen
 
 

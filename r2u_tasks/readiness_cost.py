@@ -12,6 +12,9 @@ _N_SHOWN_BATCHES = 12
 class ReadinessCost:
     """Cost of a ready model against an ordinary one. Forgetting tests are not counted.
 
+    Figures of a training that was resumed, or shared by several processes, are not those of a whole
+    run; what rests on them is None then.
+
     Attributes:
         time_ratio: Training time against ordinary training.
         gradient_ratio: Gradient evaluations against ordinary training.
@@ -24,8 +27,8 @@ class ReadinessCost:
             unlearned); None where a simulated request failed.
     """
 
-    time_ratio: float
-    gradient_ratio: float
+    time_ratio: float | None
+    gradient_ratio: float | None
     peak_memory_ratio: float | None
     break_even_batches: int | None
     roi: dict[str, list[float] | None]
@@ -37,14 +40,14 @@ class ReadinessCost:
 
 def compare_costs(
     *,
-    ready_train_s: float,
+    ready_train_s: float | None,
     ordinary_train_s: float,
     ready_unlearning_s: float | None,
     ordinary_unlearning_s: float | None,
-    gradients: tuple[int, int],
+    gradients: tuple[int | None, int],
     peak_bytes: tuple[int, int],
 ) -> ReadinessCost:
-    """Return the cost of a ready model; pairs are (ready, ordinary).
+    """Return the cost of a ready model; pairs are (ready, ordinary), None where not comparable.
 
     >>> cost = compare_costs(ready_train_s=30, ordinary_train_s=10, ready_unlearning_s=2,
     ...     ordinary_unlearning_s=4, gradients=(90, 30), peak_bytes=(4, 2))
@@ -52,19 +55,19 @@ def compare_costs(
     3
     """
 
-    def line(train_s: float, batch_s: float | None) -> list[float] | None:
-        if batch_s is None:
+    def line(train_s: float | None, batch_s: float | None) -> list[float] | None:
+        if train_s is None or batch_s is None:
             return None
         return [train_s + batch_s * n for n in range(_N_SHOWN_BATCHES + 1)]
 
-    saved_s = None if ready_unlearning_s is None else ordinary_train_s - ready_unlearning_s
-    extra_s = ready_train_s - ordinary_train_s
     break_even = None
-    if saved_s is not None and saved_s > 0:
-        break_even = max(0, math.ceil(extra_s / saved_s))
+    if ready_train_s is not None and ready_unlearning_s is not None:
+        saved_s = ordinary_train_s - ready_unlearning_s
+        if saved_s > 0:
+            break_even = max(0, math.ceil((ready_train_s - ordinary_train_s) / saved_s))
     return ReadinessCost(
-        time_ratio=ready_train_s / ordinary_train_s if ordinary_train_s > 0 else math.inf,
-        gradient_ratio=gradients[0] / max(1, gradients[1]),
+        time_ratio=None if ready_train_s is None else ready_train_s / ordinary_train_s,
+        gradient_ratio=None if gradients[0] is None else gradients[0] / max(1, gradients[1]),
         peak_memory_ratio=peak_bytes[0] / peak_bytes[1] if peak_bytes[1] > 0 else None,
         break_even_batches=break_even,
         roi={

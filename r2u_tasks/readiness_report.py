@@ -152,11 +152,14 @@ def compare_readiness(
     )
     findings = find_reasons(arms[0], arms[1], tolerance, active=readiness.is_active)
     cost = compare_costs(
-        ready_train_s=arms[0].train_s,
+        ready_train_s=arms[0].train_s if ready_cost.is_comparable else None,
         ordinary_train_s=arms[1].train_s,
         ready_unlearning_s=arms[0].unlearning_s,
         ordinary_unlearning_s=arms[1].unlearning_s,
-        gradients=(arms[0].gradient_evaluations, arms[1].gradient_evaluations),
+        gradients=(
+            arms[0].gradient_evaluations if ready_cost.is_comparable else None,
+            arms[1].gradient_evaluations,
+        ),
         peak_bytes=(arms[0].peak_step_bytes, arms[1].peak_step_bytes),
     )
     return ReadinessReport(not findings, tuple(findings), arms[0], arms[1], cost)

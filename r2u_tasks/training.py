@@ -73,13 +73,20 @@ class TrainingCost:
         gradient_evaluations: Gradients of a batch; a gradient through a gradient counts as two.
         segment_seconds: Wall time by segment.
         resumed_from: Segment that an interrupted run was continued with; None for a whole run.
-            The times then leave out what was done before.
+            The figures then leave out what was done before.
+        n_processes: Processes that trained together.
     """
 
     seconds: float = 0.0
     gradient_evaluations: int = 0
     segment_seconds: dict[str, float] = field(default_factory=dict)
     resumed_from: str | None = None
+    n_processes: int = 1
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the figures are those of a whole run in one process."""
+        return self.resumed_from is None and self.n_processes == 1
 
 
 def segment_name(number: int) -> str:
@@ -143,7 +150,8 @@ def train_segments(
     if len(data) == 0:
         message = "training: expected at least one record, got none; is everything erased?"
         raise DataError(message)
-    team, cost = current_team(), TrainingCost()
+    team = current_team()
+    cost = TrainingCost(n_processes=team.size)
     if checkpoints is not None:
         identity = _identify(model, data, training, readiness, first_segment)
         finished = load_finished(model, checkpoints, identity) if resume else None
@@ -310,7 +318,7 @@ def _meta_steps(
 ) -> range:
     """Return the steps of a segment that have readiness terms: the last ones, every k-th."""
     n_steps = n_epochs * -(-n_visible // training.batch_size)
-    first = n_steps - round(n_steps * readiness.last_fraction)
+    first = n_steps - max(1, round(n_steps * readiness.last_fraction))
     return range(first, n_steps, readiness.every)
 
 

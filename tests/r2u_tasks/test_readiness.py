@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from governance.errors import DeclarationError
 from r2u_tasks import readiness as readiness_module
 from r2u_tasks.config import Form, Order, ReadinessConfig, Resistance
 from r2u_tasks.functional_loss import FunctionalLoss
@@ -243,7 +244,7 @@ def test_a_subset_is_differentiated_with_the_rest_held_constant(net, batches):
 
 def test_a_pattern_that_matches_nothing_is_refused(net):
     """A misspelt pattern must not switch readiness off in silence."""
-    with pytest.raises(ValueError, match="expected a name that matches"):
+    with pytest.raises(DeclarationError, match="expected patterns that match"):
         parameters_in_scope(net, ["head.*"])
 
 

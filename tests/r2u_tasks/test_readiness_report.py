@@ -142,6 +142,14 @@ def test_break_even_is_the_extra_training_over_what_a_batch_saves():
     assert [ready[n] <= retrain[n] for n in (2, 3)] == [False, True]
 
 
+def test_a_resumed_training_shows_no_ratio():
+    """Half of its cost was spent before: no ratio, no break-even, no line."""
+    found = cost(ready_train_s=None, gradients=(None, 30))
+
+    assert (found.time_ratio, found.gradient_ratio, found.break_even_batches) == (None, None, None)
+    assert found.roi["ready"] is None
+
+
 def test_unlearning_that_costs_more_than_a_retrain_never_pays():
     """12 s against a retrain of 10 s: there is no break-even."""
     assert cost(ready_unlearning_s=12.0).break_even_batches is None
