@@ -3,7 +3,7 @@
 **Purpose.** Takes the requests that are due first, erases their rows, makes the model forget them,
 and tests that it did, against models that never saw the records. If the fast way is not good
 enough, the exact way (training again from a state that never saw the records) follows by itself.
-Each request closes with a signed certificate.
+Each request closes with a signed certificate. Then the risk policy is held against the requests.
 
 **In:** the deletion queue. **Out:** the new serving model, evidence, certificates.
 
@@ -80,6 +80,12 @@ def unlearn_batch() -> None:
 
         return stage(batch_id=lease["batch_id"], token=lease["token"], **workspace())
 
+    @task
+    def calibrate_policy(lease: dict) -> dict:
+        from r2u_tasks.stages.calibrate import calibrate as stage
+
+        return stage(run_id=lease["batch_id"], **workspace())
+
     lease = lease_batch()
     steps = [
         has_requests(lease),
@@ -94,6 +100,7 @@ def unlearn_batch() -> None:
     for before, after in pairwise(steps):
         before >> after
     steps[1:] >> give_back(lease)
+    steps[-1] >> calibrate_policy(lease)
 
 
 unlearn_batch()

@@ -1,38 +1,45 @@
-"""Validation gates: suites of Great Expectations with severities. The only importer of it.
+"""Validation gates by Great Expectations. The only importer of it.
 
-``critical`` blocks the chain, ``warning`` and ``info`` are reported. Results are summaries: the
-library would store failing values; failing rows are named by pseudonym, found by ourselves.
+Results are summaries: the library would store failing values. Large tables are checked in shards
+whose counts add up; failing rows are named by pseudonym, found by ourselves (``suites``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from governance.declaration import Declaration
 from governance.errors import ValidationFailedError
+from governance.suites import Expectation, failing_rows
 
 _MAX_REPORTED = 10
-_LOGGERS = ("great_expectations",)
+_MAX_NAMED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Expectation:
-    """One expectation.
+class Failure:
+    """An expectation that failed.
 
     Attributes:
-        kind: Name of a Great Expectations class.
         severity: ``critical``, ``warning`` or ``info``.
-        arguments: Its arguments.
+        kind: Name of the Great Expectations class.
+        column: Column that it is about.
+        n_rows: Failing rows; 0 for one about the whole table.
+        text: One line for people; holds no value of a record.
     """
 
-    kind: str
     severity: str
-    arguments: dict[str, Any]
+    kind: str
+    column: str
+    n_rows: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +50,25 @@ class GateResult:
         suite: Name of the suite.
         n_expectations: How many were checked.
         n_rows: Rows that were checked.
-        failures: One line for each failed expectation, with severity and count of rows.
-        blocked: Whether a critical one failed.
+        failed: What failed.
+        rows_path: File with the pseudonyms of failing records, where there are any.
     """
 
     suite: str
     n_expectations: int
     n_rows: int
-    failures: tuple[str, ...]
-    blocked: bool
+    failed: tuple[Failure, ...]
+    rows_path: Path | None = None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a critical expectation failed."""
+        return any(failure.severity == "critical" for failure in self.failed)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One line for each failed expectation."""
+        return tuple(failure.text for failure in self.failed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -61,146 +78,149 @@ class GateResult:
             "n_rows": self.n_rows,
             "failures": list(self.failures),
             "blocked": self.blocked,
+            "rows_path": None if self.rows_path is None else str(self.rows_path),
         }
 
 
-def input_suite(declaration: Declaration) -> list[Expectation]:
-    """Return what must hold before classification."""
-    columns = declaration.columns
-    classes = [str(value) for value in columns.label.classes]
-    return [
-        Expectation("ExpectTableRowCountToBeBetween", "critical", {"min_value": 1}),
-        Expectation("ExpectColumnValuesToNotBeNull", "critical", {"column": columns.record_id}),
-        Expectation("ExpectColumnValuesToBeUnique", "critical", {"column": columns.record_id}),
-        Expectation("ExpectColumnValuesToNotBeNull", "critical", {"column": columns.subject_id}),
-        Expectation(
-            "ExpectColumnValuesToBeInSet",
-            "critical",
-            {"column": columns.label.name, "value_set": classes},
-        ),
-        *(
-            Expectation(
-                "ExpectColumnValuesToNotBeNull", "warning", {"column": name, "mostly": 0.95}
-            )
-            for name in columns.governance
-        ),
-    ]
-
-
-def result_suite() -> list[Expectation]:
-    """Return what must hold after classification."""
-    return [
-        Expectation(
-            "ExpectColumnValuesToBeInSet",
-            "critical",
-            {"column": "risk_level", "value_set": ["high", "low"]},
-        ),
-        Expectation(
-            "ExpectColumnValuesToBeBetween",
-            "critical",
-            {"column": "erasure_probability", "min_value": 0, "max_value": 1},
-        ),
-        Expectation(
-            "ExpectColumnValuesToBeBetween", "critical", {"column": "n_reasons", "min_value": 1}
-        ),
-        Expectation("ExpectColumnValuesToNotBeNull", "critical", {"column": "policy_digest"}),
-        Expectation(
-            "ExpectColumnMeanToBeBetween", "warning", {"column": "is_high", "max_value": 0.6}
-        ),
-        Expectation(
-            "ExpectColumnMeanToBeBetween", "info", {"column": "is_high", "min_value": 0.01}
-        ),
-    ]
-
-
-def request_suite() -> list[Expectation]:
-    """Return what must hold of deletion requests before they go into the queue.
-
-    Bad rows are sorted out with their reasons before; this says that the sorting worked.
-    """
-    words = {"regime": r"^[a-z][a-z0-9_-]*$", "hold_ground": r"^[a-z][a-z0-9_-]{0,60}$"}
-    words |= {"request_id": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$", "subject_key": r"^[0-9a-f]{64}$"}
-    return [
-        Expectation("ExpectTableRowCountToBeBetween", "critical", {"min_value": 1}),
-        Expectation(
-            "ExpectColumnValuesToBeBetween", "critical", {"column": "n_targets", "min_value": 1}
-        ),
-        *(
-            Expectation("ExpectColumnValuesToMatchRegex", "critical", {"column": n, "regex": regex})
-            for n, regex in words.items()
-        ),
-        Expectation(
-            "ExpectColumnValuesToMatchRegex",
-            "critical",
-            {"column": "received_at", "regex": r"^\d{4}-\d\d-\d\dT.*\+00:00$"},
-        ),
-        Expectation(
-            "ExpectColumnMeanToBeBetween", "warning", {"column": "is_good", "min_value": 0.5}
-        ),
-    ]
-
-
-def run_gate(name: str, frame: pd.DataFrame, suite: Sequence[Expectation]) -> GateResult:
-    """Check a data frame against a suite.
+def run_gate(
+    name: str,
+    shards: Iterable[pa.Table],
+    suite: Sequence[Expectation],
+    *,
+    keys: Callable[[pa.Table], pa.Array] | None = None,
+    rows_path: Path | None = None,
+) -> GateResult:
+    """Check a table, in shards, against a suite.
 
     Args:
         name: Name of the gate.
-        frame: The columns that the suite names.
+        shards: Tables with the columns that the suite names; at least one.
         suite: Expectations with severities.
+        keys: Gives the pseudonyms of the records of a shard.
+        rows_path: Where to write the pseudonyms of failing records; at most 100,000 for each
+            expectation.
     """
-    for logger in _LOGGERS:
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    import great_expectations as gx
-    import great_expectations.expectations as gxe
-
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    batches = (
-        context.data_sources.add_pandas(name)
-        .add_dataframe_asset(name)
-        .add_batch_definition_whole_dataframe(name)
-    )
-    expectations = [
-        getattr(gxe, item.kind)(**item.arguments, severity=item.severity) for item in suite
-    ]
-    definition = gx.ValidationDefinition(
-        name=name,
-        data=batches,
-        suite=context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations)),
-    )
-    result = definition.run(
-        batch_parameters={"dataframe": frame}, result_format={"result_format": "SUMMARY"}
-    )
-    failures, blocked = [], False
-    for item, outcome in zip(suite, result.results, strict=True):
-        if not outcome.success:
-            blocked |= item.severity == "critical"
-            failures.append(_describe(item, outcome))
-    return GateResult(name, len(suite), len(frame), tuple(failures), blocked)
+    runner = _Runner(name, suite)
+    for shard in shards:
+        outcomes = runner.check(shard)
+        if keys is not None:
+            for index, failed in enumerate(outcomes):
+                if failed:
+                    bad = shard.filter(pa.array(failing_rows(shard, suite[index])))
+                    runner.name_rows(index, keys(bad))
+    written = runner.write_rows(rows_path) if rows_path is not None else None
+    return GateResult(name, len(suite), runner.n_rows, runner.failures(), written)
 
 
-def require_passed(gate: GateResult, failing_ids: Sequence[str] = ()) -> None:
+def require_passed(gate: GateResult) -> None:
     """Raise if a critical expectation failed.
 
-    Args:
-        gate: Result of the gate.
-        failing_ids: Pseudonyms of failing records, if they are known.
-
     Raises:
-        ValidationFailedError: Lists at most ten failed expectations and ten pseudonyms.
+        ValidationFailedError: Lists at most ten failed expectations, and where the failing
+            records are named.
     """
     if gate.blocked:
         problems = list(gate.failures[:_MAX_REPORTED])
-        if failing_ids:
-            problems.append("failing records (pseudonyms): " + ", ".join(failing_ids[:10]))
+        if gate.rows_path is not None:
+            problems.append(f"failing records, as pseudonyms: {gate.rows_path}")
         raise ValidationFailedError(f"validation gate {gate.suite}", problems)
 
 
-def _describe(item: Expectation, outcome: Any) -> str:
-    column = item.arguments.get("column", "table")
-    error = (outcome.exception_info or {}).get("exception_message")
-    if error:
-        return f"{item.severity}: {item.kind} on {column}: could not be checked"
-    count = (outcome.result or {}).get("unexpected_count")
-    rows = f"{count} rows" if count is not None else "the table"
-    return f"{item.severity}: {item.kind} on {column}: {rows} failed"
+class _Runner:
+    """One suite against one shard after the other; adds up what fails."""
+
+    def __init__(self, name: str, suite: Sequence[Expectation]) -> None:
+        import great_expectations as gx
+        import great_expectations.expectations as gxe
+
+        for logger in [*logging.root.manager.loggerDict]:  # the import sets levels of its own
+            if logger.split(".")[0] == "great_expectations":
+                logging.getLogger(logger).setLevel(logging.ERROR)
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = {"globally": False}
+        batches = (
+            context.data_sources.add_pandas(name)
+            .add_dataframe_asset(name)
+            .add_batch_definition_whole_dataframe(name)
+        )
+        expectations = [
+            getattr(gxe, item.kind)(**_without_mostly(item.arguments), severity=item.severity)
+            for item in suite
+        ]
+        self._definition = gx.ValidationDefinition(
+            name=name,
+            data=batches,
+            suite=context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations)),
+        )
+        self._suite = suite
+        self._bad = np.zeros(len(suite), dtype=np.int64)
+        self._broken = np.zeros(len(suite), dtype=bool)
+        self._values: list[Any] = [None] * len(suite)
+        self._named: dict[int, list[pa.Array]] = {}
+        self.n_rows = 0
+
+    def check(self, shard: pa.Table) -> list[bool]:
+        """Check a shard; returns which expectations about rows failed on it."""
+        result = self._definition.run(
+            batch_parameters={"dataframe": shard.to_pandas()},
+            result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
+        )
+        self.n_rows += shard.num_rows
+        failed = []
+        for index, outcome in enumerate(result.results):
+            content = outcome.result or {}
+            count = int(content.get("unexpected_count") or 0)
+            self._bad[index] += count
+            self._broken[index] |= not outcome.success and not count
+            self._values[index] = content.get("observed_value")
+            failed.append(count > 0)
+        return failed
+
+    def name_rows(self, index: int, keys: pa.Array) -> None:
+        """Keep the pseudonyms of rows that failed an expectation, up to a limit."""
+        kept = self._named.setdefault(index, [])
+        kept.append(keys.slice(0, _MAX_NAMED - sum(len(part) for part in kept)))
+
+    def write_rows(self, path: Path) -> Path | None:
+        """Write the pseudonyms that were kept; nothing if there are none."""
+        names = [
+            f"{self._suite[i].kind} on {self._suite[i].arguments['column']}" for i in self._named
+        ]
+        tables = [
+            pa.table({"expectation": [name] * len(part), "record_key": part.cast(pa.string())})
+            for name, parts in zip(names, self._named.values(), strict=True)
+            for part in parts
+            if len(part)
+        ]
+        if not tables:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.concat_tables(tables), path)
+        return path
+
+    def failures(self) -> tuple[Failure, ...]:
+        """Return what failed over all shards."""
+        found = []
+        for index, item in enumerate(self._suite):
+            allowed = (1.0 - float(item.arguments.get("mostly", 1.0))) * self.n_rows
+            if self._broken[index] or self._bad[index] > allowed:
+                found.append(self._failure(item, int(self._bad[index]), self._values[index]))
+        return tuple(found)
+
+    def _failure(self, item: Expectation, n_rows: int, observed: Any) -> Failure:
+        column = str(item.arguments.get("column", "table"))
+        limits = {
+            key: item.arguments[key] for key in ("min_value", "max_value") if key in item.arguments
+        }
+        if n_rows:
+            what = f"{n_rows} of {self.n_rows} rows failed"
+        elif isinstance(observed, int | float):
+            what = f"expected {limits}, got {observed:.4g}"
+        else:
+            what = "could not be checked"
+        text = f"{item.severity}: {item.kind} on {column}: {what}"
+        return Failure(item.severity, item.kind, column, n_rows, text)
+
+
+def _without_mostly(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name != "mostly"}

@@ -60,6 +60,13 @@ def hmac_array(key: bytes, messages: pa.Array) -> np.ndarray:
     return in_slices(len(messages), keyed)
 
 
+def hash64_array(texts: pa.ChunkedArray) -> np.ndarray:
+    """Return the 64-bit wyhash of each text as uint64: fast, fixed, and not cryptographic."""
+    column = pl.DataFrame({"text": pl.from_arrow(texts.cast(pa.large_string()))})
+    hashes: np.ndarray = column.select(plh.col("text").nchash.wyhash()).to_series().to_numpy()
+    return hashes
+
+
 def in_slices(n: int, work: Callable[[int, int], np.ndarray]) -> np.ndarray:
     """Run ``work(start, size)`` over slices of n rows on all cores and join the results.
 

@@ -59,6 +59,9 @@ KINDS = frozenset(
         "batch_closed",
         ROTATION,
         "replay_verified",
+        "override_added",
+        "override_withdrawn",
+        "policy_accepted",
     }
 )
 

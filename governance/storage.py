@@ -13,25 +13,23 @@ Rules enforced here:
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
+import pyarrow.dataset as pa_dataset
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from governance.declaration import Declaration, Feature
 from governance.errors import DataError, DigestMismatchError, StoreBusyError
 
 _log = logging.getLogger(__name__)
@@ -161,26 +159,18 @@ def query(
     *,
     scratch: Path | None = None,
     memory_limit: str = "4GB",
-    **relations: pa.Table | Path,
+    **relations: pa.Table | pa_dataset.Dataset | Path,
 ) -> pa.Table:
-    """Run one SQL statement over named Arrow tables and Delta folders.
+    """Run one SQL statement over named Arrow tables, Arrow datasets and Delta folders.
 
     Nothing but the named relations can be read: extensions and file access are off. Rows that do
     not fit into memory go to ``scratch``, which the caller deletes (they are personal data).
     """
-    settings = {
-        "autoinstall_known_extensions": "false",
-        "autoload_known_extensions": "false",
-        "memory_limit": memory_limit,
-    }
-    if scratch is not None:
-        settings["temp_directory"] = str(scratch)
-    with duckdb.connect(":memory:", config=settings) as connection:
-        for name, relation in relations.items():
-            data = relation if isinstance(relation, pa.Table) else _dataset(relation)
-            connection.register(name, data)
-        connection.execute("SET enable_external_access=false")
-        return connection.sql(sql).to_arrow_table()
+    if scratch is None:
+        with _engine(os.getpid(), memory_limit).cursor() as connection:
+            return _answer(connection, sql, relations)
+    with _connect(memory_limit, temp_directory=str(scratch)) as connection:
+        return _answer(connection, sql, relations)
 
 
 def count_rows(path: Path, record_ids: pa.Array, *, record_id_column: str) -> RowCensus:
@@ -272,45 +262,54 @@ def purge_history(path: Path) -> PurgeReport:
 
 def with_buckets(table: pa.Table, subject_column: str, n_buckets: int) -> pa.Table:
     """Add the partition column: the hash of the subject modulo the number of buckets."""
-    hashed = query(
-        f"SELECT CAST(hash(subject) % {int(n_buckets)} AS INTEGER) AS {BUCKET} FROM subjects",  # noqa: S608
-        subjects=pa.table({"subject": table[subject_column].cast(pa.string())}),
-    )
-    return table.append_column(BUCKET, hashed[BUCKET])
+    hashed = hash_column(table[subject_column]).to_numpy()
+    bucket = (hashed % np.uint64(n_buckets)).astype(np.int32)
+    return table.append_column(BUCKET, pa.array(bucket))
 
 
-def read_source(declaration: Declaration) -> pa.Table:
-    """Read the user's table, keep the declared columns, and check every promise about them.
+def hash_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the 64-bit hash of each value as text; the same text always has the same hash."""
+    values = pa.table({"value": column.cast(pa.string())})
+    return query("SELECT hash(value)::UBIGINT AS h FROM r", r=values)["h"]
 
-    Ids become strings. All problems are in one error; it names columns and counts, never values.
+
+def scan_table(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a table in batches, reading ahead by one: memory stays bounded.
 
     Raises:
-        DataError: The file is missing or damaged, a column is missing, or its content is not what
-            was declared.
+        DataError: There is no table, or its files are damaged.
     """
-    table = _load(declaration)
-    columns = declaration.columns
-    missing = [name for name in columns.all_names if name not in table.column_names]
-    if missing:
-        message = (
-            f"source {declaration.source_path.name}: expected columns {', '.join(missing)}, "
-            f"got {', '.join(table.column_names)}"
+    data = _open(path).to_pyarrow_dataset()
+    try:
+        yield from data.to_batches(
+            columns=list(columns) if columns is not None else None,
+            batch_readahead=1,
+            fragment_readahead=1,
         )
-        raise DataError(message)
-    table = table.select(list(columns.all_names))
-    problems = [] if table.num_rows else ["expected at least one row, got an empty table"]
-    for name in (columns.record_id, columns.subject_id):
-        table = _replace(table, name, table[name].cast(pa.string()))
-    problems += _id_problems(table, declaration)
-    problems += _label_problems(table, declaration)
-    for feature in columns.features:
-        table, found = _check_feature(table, feature)
-        problems += found
-    if problems:
-        listing = "\n".join(f"  - {problem}" for problem in problems)
-        message = f"source {declaration.source_path.name}: {len(problems)} problems\n{listing}"
-        raise DataError(message)
-    return table.combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        message = f"table {path.name}: expected readable files, got {type(error).__name__}"
+        raise DataError(message) from error
+
+
+def publish_batches(
+    path: Path,
+    schema: pa.Schema,
+    batches: Callable[[], Iterable[pa.RecordBatch]],
+    *,
+    transaction: str,
+) -> int:
+    """Replace the whole table in one commit, from a stream; otherwise like ``publish_table``.
+
+    Args:
+        path: Folder of the table.
+        schema: Of every batch.
+        batches: Called when nobody else can write any more, until the commit. The batches
+            themselves are made inside of the writer and must not touch a Delta table.
+        transaction: Name of the write.
+    """
+    with _exclusive(path):
+        reader = pa.RecordBatchReader.from_batches(schema, batches())
+        return _write(path, reader, mode="overwrite", transaction=transaction)
 
 
 @contextmanager
@@ -320,6 +319,44 @@ def _exclusive(path: Path) -> Iterator[None]:
     with path.with_name(f".{path.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _answer(
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    relations: dict[str, pa.Table | pa_dataset.Dataset | Path],
+) -> pa.Table:
+    for name, relation in relations.items():
+        data = _dataset(relation) if isinstance(relation, Path) else relation
+        connection.register(name, data)
+    try:
+        return connection.sql(sql).to_arrow_table()
+    finally:
+        for name in relations:
+            connection.unregister(name)
+
+
+@cache
+def _engine(_pid: int, memory_limit: str) -> duckdb.DuckDBPyConnection:
+    """Return the engine of this process; making one takes longer than most of our questions.
+
+    A question runs on a cursor of its own, whose relations no other cursor sees.
+    """
+    return _connect(memory_limit)
+
+
+def _connect(memory_limit: str, **settings: str) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "memory_limit": memory_limit,
+            **settings,
+        },
+    )
+    connection.execute("SET enable_external_access=false")
+    return connection
 
 
 def _asked_ids(record_ids: pa.Array) -> pa.Table:
@@ -384,11 +421,13 @@ def _census(path: Path, asked: pa.Table, column: str) -> RowCensus:
     return RowCensus(version, row["n"], row["hit"], f"sum-hash:{row['digest']}")
 
 
-def _write(path: Path, table: pa.Table, *, mode: str, transaction: str) -> int:
+def _write(
+    path: Path, table: pa.Table | pa.RecordBatchReader, *, mode: str, transaction: str
+) -> int:
     exists = table_exists(path)
     if exists and _open(path).transaction_version(transaction) is not None:
         return table_version(path)
-    partition = [BUCKET] if BUCKET in table.column_names else None
+    partition = [BUCKET] if BUCKET in table.schema.names else None
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_deltalake(
@@ -405,8 +444,8 @@ def _write(path: Path, table: pa.Table, *, mode: str, transaction: str) -> int:
         raise StoreBusyError(message) from error
     except (OSError, DeltaError, pa.ArrowException) as error:
         message = (
-            f"table {path.name}: expected to publish {table.num_rows} rows, got "
-            f"{type(error).__name__}; is the disk full? The former version is untouched"
+            f"table {path.name}: expected to publish its rows, got {type(error).__name__}; "
+            "is the disk full? The former version is untouched"
         )
         raise DataError(message) from error
     return table_version(path)
@@ -423,112 +462,3 @@ def _open(path: Path, version: int | None = None) -> DeltaTable:
 
 def _dataset(path: Path) -> object:
     return _open(path).to_pyarrow_dataset()
-
-
-def _load(declaration: Declaration) -> pa.Table:
-    path = declaration.source_path
-    readers: dict[str, Callable[[Path], pa.Table]] = {
-        "csv": _read_csv(declaration),
-        "parquet": pq.read_table,
-        "delta": read_table,
-    }
-    if not path.exists():
-        message = f"source.path: expected a {declaration.source.format} file, got nothing there"
-        raise DataError(message)
-    try:
-        return readers[declaration.source.format](path)
-    except (pa.ArrowException, OSError, csv.Error) as error:
-        message = (
-            f"source {path.name}: expected a {declaration.source.format} file, "
-            f"got something unreadable ({type(error).__name__})"
-        )
-        raise DataError(message) from None  # the cause quotes cells, and a log prints causes
-
-
-def _read_csv(declaration: Declaration) -> Callable[[Path], pa.Table]:
-    columns = declaration.columns
-    text = [columns.record_id, columns.subject_id]
-    text += [f.name for f in columns.features if f.kind in {"categorical", "text", "image"}]
-    types = dict.fromkeys(text, pa.string())
-    options = pa_csv.ConvertOptions(column_types=types, strings_can_be_null=True)
-    parsing = pa_csv.ParseOptions(newlines_in_values=True)
-    return lambda path: pa_csv.read_csv(path, convert_options=options, parse_options=parsing)
-
-
-def _id_problems(table: pa.Table, declaration: Declaration) -> list[str]:
-    problems = []
-    for name in (declaration.columns.record_id, declaration.columns.subject_id):
-        empty = pc.sum(pc.equal(pc.fill_null(pc.utf8_trim_whitespace(table[name]), ""), ""))
-        if empty.as_py():
-            problems.append(f"{name}: expected a value in every row, got {empty} empty ones")
-    ids = table[declaration.columns.record_id]
-    repeated = len(ids) - pc.count_distinct(ids, mode="all").as_py()
-    if repeated:
-        name = declaration.columns.record_id
-        problems.append(f"{name}: expected unique ids, got {repeated} repeated ones")
-    return problems
-
-
-def _label_problems(table: pa.Table, declaration: Declaration) -> list[str]:
-    label = declaration.columns.label
-    column = table[label.name]
-    if pa.types.is_floating(column.type):
-        missing = pc.sum(pc.is_null(column, nan_is_null=True)).as_py() or 0
-        whole = pc.equal(column, pc.floor(column))
-        if missing or not pc.all(whole).as_py():
-            return [f"{label.name}: expected a class in every row, got {missing} NaN or null"]
-        column = column.cast(pa.int64())
-    known = {str(value) for value in label.classes}
-    counts = pc.value_counts(pc.fill_null(column.cast(pa.string()), "")).to_pylist()
-    unknown = sum(entry["counts"] for entry in counts if entry["values"] not in known)
-    if unknown:
-        return [
-            f"{label.name}: expected one of {len(known)} declared classes in every row, got "
-            f"{unknown} rows with another or no value"
-        ]
-    return []
-
-
-def _check_feature(table: pa.Table, feature: Feature) -> tuple[pa.Table, list[str]]:
-    name, column = feature.name, table[feature.name]
-    if feature.kind == "numeric":
-        try:
-            numbers = column.cast(pa.float64())
-        except pa.ArrowException:
-            return table, [f"{name}: expected numbers, got {column.type}"]
-        bad = len(numbers) - int(np.isfinite(numbers.to_numpy()).sum())
-        return _replace(table, name, numbers), _some(bad, f"{name}: expected finite numbers")
-    if feature.kind == "categorical":
-        known = pa.array(list(feature.categories or ()))
-        text = column.cast(pa.string())
-        bad = len(text) - (pc.sum(pc.is_in(text, value_set=known)).as_py() or 0)
-        return _replace(table, name, text), _some(bad, f"{name}: expected declared categories")
-    if feature.kind == "text":
-        return table, _some(column.null_count, f"{name}: expected text in every row")
-    return _check_image(table, feature)
-
-
-def _check_image(table: pa.Table, feature: Feature) -> tuple[pa.Table, list[str]]:
-    size = math.prod(feature.shape or ())
-    column = table[feature.name].combine_chunks()
-    if pa.types.is_string(column.type):
-        try:
-            column = pc.split_pattern_regex(column, r"[\s;]+").cast(pa.list_(pa.float32()))
-        except pa.ArrowException:
-            return table, [f"{feature.name}: expected numbers separated by spaces"]
-    is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
-    if not is_list or pa.types.is_large_list(column.type):
-        return table, [f"{feature.name}: expected a list of numbers, got {column.type}"]
-    lengths = pc.fill_null(pc.list_value_length(column), -1)
-    bad = pc.sum(pc.not_equal(lengths, size)).as_py() or 0
-    return _replace(table, feature.name, column), _some(
-        bad, f"{feature.name}: expected {size} numbers in each row"
-    )
-
-
-def _some(count: int, what: str) -> list[str]:
-    return [f"{what}, got {count} rows with something else"] if count else []
-
-
-def _replace(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, column)

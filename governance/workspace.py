@@ -1,6 +1,10 @@
 """Where everything of one dataset lies: one root folder, one place for each kind of thing.
 
-<root>/tables/{raw,classified,salts,tombstones}   Delta tables
+<root>/tables/{raw,classified,salts,tombstones,memorisation}   Delta tables
+<root>/staging/                                   rows between the steps of a run, then removed
+<root>/overrides/                                 what persons decided about risk; reruns keep it
+<root>/classification/<run_key>/                  risk groups with counts; reviews; failing rows
+<root>/calibration/                               requests against the classification, counts only
 <root>/inbox/, rejects/                           deletion requests as files, and rows refused
 <root>/queue.db                                   deletion queue (unless a database URL is set)
 <root>/keys/                                      signing key, pseudonym key (mode 600)
@@ -69,6 +73,31 @@ class Workspace:
     def tombstones(self) -> Path:
         """Delta table of keyed digests of erased records and subjects."""
         return self.root / "tables" / "tombstones"
+
+    @property
+    def memorisation(self) -> Path:
+        """Delta table of how much the last training memorised single records."""
+        return self.root / "tables" / "memorisation"
+
+    @property
+    def staging(self) -> Path:
+        """Folder of rows between the steps of a run."""
+        return self.root / "staging"
+
+    @property
+    def overrides(self) -> Path:
+        """Folder of what persons decided about risk levels, mode 700."""
+        return self.root / "overrides"
+
+    @property
+    def classifications(self) -> Path:
+        """Folder of the risk groups, reviews and failing rows of each classification."""
+        return self.root / "classification"
+
+    @property
+    def calibration(self) -> Path:
+        """Folder of what deletion requests said about the classification."""
+        return self.root / "calibration"
 
     @property
     def inbox(self) -> Path:
@@ -151,6 +180,10 @@ class Workspace:
     def run(self, stage: str, run_id: str) -> Path:
         """Folder of one stage run."""
         return self.root / "runs" / stage / safe_key(run_id)
+
+    def is_done(self, stage: str, run_id: str) -> bool:
+        """Return whether a stage run has a result."""
+        return (self.run(stage, run_id) / "result.json").exists()
 
     def once(self, stage: str, run_id: str, work: Callable[[], JSONValue]) -> JSONValue:
         """Return the result of a stage run, doing the work only the first time.

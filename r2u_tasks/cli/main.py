@@ -29,6 +29,7 @@ from r2u_tasks.cli import (
     requests,
     scan,
 )
+from r2u_tasks.cli import policy as policies
 from r2u_tasks.cli.console import EXIT_PERMANENT, EXIT_REFUSED, EXIT_TRANSIENT, err
 
 app = typer.Typer(
@@ -41,6 +42,10 @@ app = typer.Typer(
 )
 app.add_typer(data.app)
 app.add_typer(scan.app)
+app.add_typer(policies.app, name="policy")
+app.add_typer(policies.review_app, name="review")
+app.add_typer(policies.override_app, name="override")
+app.add_typer(policies.calibrate_app)
 app.add_typer(models.app)
 app.add_typer(requests.app, name="request")
 app.add_typer(requests.intake_app)

@@ -1,42 +1,76 @@
 """Stage ``classify``: ingest the source, gate it, give every record a risk level, gate the result.
 
-Reads the declared source, publishes the ``raw`` and ``classified`` tables. Twice is safe: the run
-id names both writes. A failing gate raises before anything is published. Erased records and
+Three steps, so that the middle one can be mapped over buckets: ``ingest_rows`` streams the source
+into a staging folder, ``classify_part`` decides about some buckets, ``publish_classified`` applies
+the budget and publishes the tables ``raw`` and ``classified``, each in one commit.
+``classify_data`` does all three. Memory is bounded by a bucket. Twice is safe: the run id names
+staging and both writes. A failing gate raises before anything is published. Erased records and
 subjects are dropped at the door.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from governance.classification import assign_split, classify_records, explain_record
+from governance.classification import (
+    GROUP,
+    TIE,
+    RiskGroup,
+    assign_split,
+    classify_rows,
+    count_levels,
+    needed_columns,
+)
+from governance.classification.conditions import count_strata
+from governance.classification.explanation import explain_record
+from governance.classification.overrides import Overrides, load_overrides
+from governance.classification.population import RANKED, Ranking, find_rare_groups, rank_records
+from governance.classification.runs import RunRecord, latest_run, save_run
+from governance.classification.staging import Staging, add_groups, in_parts, remove_left_overs
 from governance.declaration import Declaration
 from governance.digests import digest_json
 from governance.errors import DataError
-from governance.expectations import (
-    GateResult,
-    input_suite,
-    require_passed,
-    result_suite,
-    run_gate,
+from governance.expectations import GateResult, require_passed, run_gate
+from governance.policy import Policy, load_policy
+from governance.source import SourceStream
+from governance.storage import (
+    BUCKET,
+    publish_batches,
+    purge_history,
+    query,
+    read_table,
+    table_exists,
+    with_buckets,
 )
-from governance.policy import load_policy
-from governance.storage import publish_table, purge_history, read_source, read_table, with_buckets
-from governance.suppression import read_tombstones, suppress
+from governance.suites import (
+    describe_groups,
+    drift_figures,
+    drift_suite,
+    input_suite,
+    result_suite,
+)
+from governance.suppression import pseudonym_array, read_tombstones, suppress
 from governance.workspace import safe_key
 from r2u_tasks.stages import events
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.knowledge import load_knowledge
 
 _log = logging.getLogger(__name__)
 
+_ROWS_PER_PART = 2_000_000
+_ROWS_PER_SHARD = 500_000
+
 
 def classify_data(*, run_id: str, dataset: str, root_uri: str, as_of: str | None = None) -> JSON:
-    """Classify the records of a dataset.
+    """Classify the records of a dataset: all steps, one after the other.
 
     Args:
         run_id: Names the run; the same id returns the same result.
@@ -45,22 +79,59 @@ def classify_data(*, run_id: str, dataset: str, root_uri: str, as_of: str | None
         as_of: Day (ISO) on which ages are measured; today if absent, then fixed by the run id.
 
     Returns:
-        Tables with versions and row counts, policy, counts by level, results of both gates.
+        Tables with versions and row counts, policy, counts by level, results of the gates, records
+        to review, overrides, and what moved since the previous run.
 
     Raises:
         DataError: The source is not what was declared.
         PolicyError: The policy is wrong.
         ValidationFailedError: A critical expectation failed; former tables are untouched.
     """
-    context = open_context(dataset, root_uri)
+    place = {"run_id": run_id, "dataset": dataset, "root_uri": root_uri}
+    for part in ingest_rows(**place, as_of=as_of)["parts"]:
+        classify_part(**place, part=part)
+    return publish_classified(**place)
+
+
+def ingest_rows(*, run_id: str, dataset: str, root_uri: str, as_of: str | None = None) -> JSON:
+    """Stream the source into the staging folder, drop erased rows, and gate the rest.
+
+    Returns:
+        ``rows``, ``suppressed``, ``gate``, and ``parts``: lists of buckets for ``classify_part``,
+        none if the run is finished.
+    """
+    context, staging = _open(run_id, dataset, root_uri)
+    if context.workspace.is_done("classify", run_id):
+        return {"parts": []}
+    noted = staging.noted("ingest")
+    if noted is None:
+        day = date.fromisoformat(as_of) if as_of else datetime.now(UTC).date()
+        noted = _ingest(context, staging, day, run_id)
+        staging.note("ingest", noted)
+    return noted
+
+
+def classify_part(*, run_id: str, part: list[int], dataset: str, root_uri: str) -> JSON:
+    """Decide about the rows of some buckets; parts do not depend on each other."""
+    context, staging = _open(run_id, dataset, root_uri)
+    noted = staging.noted(f"part-{part[0]}")
+    if noted is None:
+        noted = _classify_part(context, staging, part)
+        staging.note(f"part-{part[0]}", noted)
+    return noted
+
+
+def publish_classified(*, run_id: str, dataset: str, root_uri: str) -> JSON:
+    """Apply the budget, gate the result, publish both tables, and delete the staging folder."""
+    context, staging = _open(run_id, dataset, root_uri)
 
     def work() -> JSON:
         result: JSON = context.workspace.once(
-            "classify", run_id, lambda: _classify(context, run_id, as_of)
+            "classify", run_id, lambda: _publish(context, staging, run_id)
         )
         return result
 
-    return events.observe(
+    result = events.observe(
         context,
         "classify_data",
         run_id,
@@ -73,6 +144,8 @@ def classify_data(*, run_id: str, dataset: str, root_uri: str, as_of: str | None
             for name in ("raw", "classified")
         ),
     )
+    staging.remove()
+    return result
 
 
 def explain(*, record_id: str, dataset: str, root_uri: str) -> str:
@@ -82,98 +155,390 @@ def explain(*, record_id: str, dataset: str, root_uri: str) -> str:
         DataError: No record has that id.
     """
     context = open_context(dataset, root_uri)
-    table = read_table(context.workspace.classified)
+    if not table_exists(context.workspace.classified):
+        message = "explain: expected a classified table, got none; run `r2u classify` first"
+        raise DataError(message)
     id_column = context.declaration.columns.record_id
-    rows = [i for i, value in enumerate(table[id_column].to_pylist()) if value == record_id]
+    rows = query(
+        f'SELECT t.* FROM t SEMI JOIN wanted ON t."{id_column}" = wanted.id',  # noqa: S608
+        t=context.workspace.classified,
+        wanted=pa.table({"id": pa.array([record_id], pa.string())}),
+    ).to_pylist()
     if not rows:
         message = "explain: expected the id of a classified record, got an unknown one"
         raise DataError(message)
-    policy = load_policy(context.declaration.policy_path, context.declaration)
-    return explain_record(table.slice(rows[0], 1).to_pylist()[0], policy)
+    return explain_record(
+        rows[0], load_policy(context.declaration.policy_path, context.declaration)
+    )
 
 
-def _classify(context: StageContext, run_id: str, as_of: str | None) -> JSON:
+def _open(run_id: str, dataset: str, root_uri: str) -> tuple[StageContext, Staging]:
+    context = open_context(dataset, root_uri)
+    return context, Staging(context.workspace.staging / f"classify-{safe_key(run_id)}")
+
+
+def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> JSON:
     declaration, workspace = context.declaration, context.workspace
+    columns = declaration.columns
     policy = load_policy(declaration.policy_path, declaration)
-    day = date.fromisoformat(as_of) if as_of else datetime.now(UTC).date()
-    source = read_source(declaration)
-    rows, n_suppressed = suppress(
-        source,
-        tombstones=read_tombstones(workspace.tombstones),
-        key=context.pseudonym_key,
-        record_id_column=declaration.columns.record_id,
-        subject_id_column=declaration.columns.subject_id,
+    workspace.staging.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(workspace.staging, besides=staging.folder)
+    source = SourceStream(declaration)
+    tombstones = read_tombstones(workspace.tombstones)
+    n_suppressed = 0
+
+    def kept() -> Iterator[pa.Table]:
+        nonlocal n_suppressed
+        for part in source:
+            rows, dropped = _suppress(context, part, tombstones)
+            n_suppressed += dropped
+            yield with_buckets(rows, columns.subject_id, declaration.buckets)
+
+    n_rows = staging.write_rows(kept())
+    source.require_sound(n_repeated=staging.count_repeated(columns.record_id) if n_rows else 0)
+    if not n_rows:
+        message = f"source {declaration.source_path.name}: every row belongs to an erased person"
+        raise DataError(message)
+    folder = workspace.classifications / safe_key(run_id)
+    gate = run_gate(
+        "input",
+        _shards(staging, partial(_input_shard, staging, declaration)),
+        input_suite(declaration, policy),
+        keys=partial(_record_keys, context),
+        rows_path=folder / "failing-input.parquet",
     )
-    before = run_gate("input", _input_frame(rows, declaration), input_suite(declaration))
-    require_passed(before)
-    raw = with_buckets(rows, declaration.columns.subject_id, declaration.buckets)
-    classified = assign_split(
-        classify_records(raw, policy, declaration=declaration, as_of=day), declaration
+    _warn(gate)
+    require_passed(gate)
+    staging.write_rare_groups(
+        find_rare_groups(
+            lambda names: (staging.rows(bucket, names) for bucket in staging.buckets()),
+            policy,
+            subject_id=columns.subject_id,
+        )
     )
-    after = run_gate("result", _result_frame(classified), result_suite())
-    require_passed(after)
-    key = safe_key(run_id)
-    versions = {
-        "raw": _publish(workspace.raw, raw, key),
-        "classified": _publish(workspace.classified, classified, key),
+    buckets = staging.buckets()
+    counts = [staging.n_rows(bucket) for bucket in buckets]
+    return {
+        "rows": n_rows,
+        "suppressed": n_suppressed,
+        "as_of": day.isoformat(),
+        "gate": gate.to_dict(),
+        "policy_digest": policy.digest,
+        "parts": in_parts(buckets, counts, rows_per_part=_ROWS_PER_PART),
     }
-    levels = classified["risk_level"].to_pylist()
+
+
+def _classify_part(context: StageContext, staging: Staging, part: list[int]) -> JSON:
+    policy, noted = _policy_of_run(context, staging)
+    overrides = _overrides(context, policy)
+    found: dict[str, RiskGroup] = {}
+    strata: Counter[str] = Counter()
+    n_rows = 0
+    for bucket in part:
+        rows = staging.rows(bucket, needed_columns(policy, context.declaration, overrides))
+        knowledge = load_knowledge(
+            context,
+            policy,
+            as_of=date.fromisoformat(noted["as_of"]),
+            rare_groups=staging.rare_groups(),
+            bucket=bucket,
+        )
+        classified = classify_rows(rows, policy, knowledge=knowledge, overrides=overrides)
+        staging.write_decisions(bucket, classified)
+        for group in classified.groups:
+            found[group.group] = add_groups(found.get(group.group), group)
+        n_rows += rows.num_rows
+        for stratum, count in count_strata(rows, policy, knowledge).items():
+            strata[stratum] += count
+    staging.write_groups(part[0], found.values())
+    staging.note(f"strata-{part[0]}", dict(strata))
+    return {"part": part, "rows": n_rows, "groups": len(found)}
+
+
+def _publish(context: StageContext, staging: Staging, run_id: str) -> JSON:
+    workspace, declaration = context.workspace, context.declaration
+    policy, noted = _policy_of_run(context, staging)
+    groups = staging.groups()
+    ranking = rank_records(
+        groups,
+        lambda: (staging.decisions(bucket, groups, RANKED) for bucket in staging.buckets()),
+        n_records=noted["rows"],
+        share_max=policy.budget.revocable_share_max,
+    )
+    folder = workspace.classifications / safe_key(run_id)
+    previous = latest_run(workspace.classifications, besides=safe_key(run_id))
+    gates = {"input": noted["gate"]}
+    for gate in _result_gates(context, staging, policy, groups, previous, folder):
+        gates[gate.suite] = gate.to_dict()
+    moved = _moves(staging, groups, workspace.classified, declaration)
+    counts = _count_revocable(staging, groups, ranking)
+    versions = _write_tables(context, staging, groups, ranking, safe_key(run_id))
+    levels = count_levels(tuple(groups))
+    record = RunRecord(
+        run_key=safe_key(run_id),
+        at=datetime.now(UTC),
+        policy_digest=policy.digest,
+        policy_version=policy.version,
+        horizon_days=policy.horizon_days,
+        distribution=describe_groups(groups, policy.digest),
+        groups=tuple(groups),
+        revocable_by_group=counts,
+        strata=staging.added_up("strata-*"),
+    )
+    save_run(workspace.classifications, record)
+    overrides = _overrides(context, policy)
+    review = [group for group in groups if group.decision.needs_review]
     return {
         "raw": {
             "uri": str(workspace.raw),
             "version": versions["raw"],
-            "rows": raw.num_rows,
-            "suppressed": n_suppressed,
+            "rows": noted["rows"],
+            "suppressed": noted["suppressed"],
         },
         "classified": {
             "uri": str(workspace.classified),
             "version": versions["classified"],
-            "rows": classified.num_rows,
-            "digest": _digest(classified, policy.digest, declaration),
+            "rows": noted["rows"],
+            "digest": _digest(groups, policy, declaration),
         },
         "policy": {"name": policy.name, "version": policy.version, "digest": policy.digest},
-        "levels": {level: levels.count(level) for level in ("high", "low")},
-        "revocable": sum(classified["revocable"].to_pylist()),
-        "gates": {"input": _gate(before), "result": _gate(after)},
+        "levels": levels,
+        "revocable": sum(counts.values()),
+        "gates": gates,
+        "review": {
+            "n_groups": len(review),
+            "n_records": sum(group.n_records for group in review),
+        },
+        "overrides": {
+            "active": len(overrides.active),
+            "expired": [override.override_id for override in overrides.expired],
+        },
+        "moved": moved,
     }
 
 
-def _publish(path: Path, table: pa.Table, key: str) -> int:
-    """Publish and purge: an older version may hold records that were erased since."""
-    version = publish_table(path, table, transaction=f"classify-{key}")
-    purge_history(path)
-    return version
+def _result_gates(
+    context: StageContext,
+    staging: Staging,
+    policy: Policy,
+    groups: list[RiskGroup],
+    previous: RunRecord | None,
+    folder: Path,
+) -> list[GateResult]:
+    """Gate the decisions and their drift; raises before anything is published."""
+    before = None if previous is None else previous.distribution
+    now = describe_groups(groups, policy.digest)
+    same_policy = before is not None and before.policy_digest == policy.digest
+    result = run_gate(
+        "result",
+        _shards(
+            staging, lambda bucket: _result_shard(staging, groups, context.declaration, bucket)
+        ),
+        result_suite(),
+        keys=partial(_record_keys, context),
+        rows_path=folder / "failing-result.parquet",
+    )
+    figures = drift_figures(now, before)
+    drift = run_gate(
+        "drift",
+        [pa.table({name: [value] for name, value in figures.items()})],
+        drift_suite(policy, has_previous=before is not None, same_policy=same_policy),
+    )
+    for gate in (result, drift):
+        _warn(gate)
+        require_passed(gate)
+    return [result, drift]
 
 
-def _input_frame(rows: pa.Table, declaration: Declaration) -> pd.DataFrame:
+def _write_tables(
+    context: StageContext,
+    staging: Staging,
+    groups: list[RiskGroup],
+    ranking: Ranking,
+    key: str,
+) -> dict[str, int]:
+    """Publish and purge both tables: an older version may hold records that were erased since.
+
+    Tombstones are asked again under the lock of the table, so that what was erased during the run
+    does not come back; an erasure that begins later finds the rows in the new version.
+    """
+    workspace, declaration = context.workspace, context.declaration
+
+    def raw(bucket: int) -> pa.Table:
+        rows = staging.rows(bucket)
+        return rows.append_column(BUCKET, pa.repeat(pa.scalar(bucket, pa.int32()), rows.num_rows))
+
+    def classified(bucket: int) -> pa.Table:
+        rows = raw(bucket)
+        decided = ranking.apply(staging.decisions(bucket, groups))
+        decided = decided.append_column("split", assign_split(rows, declaration))
+        for name in decided.column_names:
+            if name != TIE:
+                rows = rows.append_column(name, decided[name])
+        return rows
+
+    versions = {}
+    for name, path, make in (
+        ("raw", workspace.raw, raw),
+        ("classified", workspace.classified, classified),
+    ):
+        versions[name] = publish_batches(
+            path,
+            make(staging.buckets()[0]).schema,
+            partial(_batches, context, staging, make),
+            transaction=f"classify-{key}",
+        )
+        purge_history(path)
+    return versions
+
+
+def _suppress(
+    context: StageContext, rows: pa.Table, tombstones: dict[str, set[str]]
+) -> tuple[pa.Table, int]:
+    columns = context.declaration.columns
+    return suppress(
+        rows,
+        tombstones=tombstones,
+        key=context.pseudonym_key,
+        record_id_column=columns.record_id,
+        subject_id_column=columns.subject_id,
+    )
+
+
+def _count_revocable(staging: Staging, groups: list[RiskGroup], ranking: Ranking) -> dict[str, int]:
+    """Return the number of records within the budget, by risk group."""
+    counts: Counter[str] = Counter()
+    for bucket in staging.buckets():
+        decided = staging.decisions(bucket, groups, (GROUP, *RANKED))
+        inside = decided.filter(pa.array(ranking.revocable(decided)))
+        for entry in pc.value_counts(inside[GROUP]).to_pylist():
+            counts[entry["values"]] += entry["counts"]
+    return dict(counts)
+
+
+def _batches(
+    context: StageContext, staging: Staging, make: Callable[[int], pa.Table]
+) -> Iterator[pa.RecordBatch]:
+    """Return the rows of a table as a stream, without those that were erased by now."""
+    tombstones = read_tombstones(context.workspace.tombstones)
+
+    def stream() -> Iterator[pa.RecordBatch]:
+        for bucket in staging.buckets():
+            rows, _ = _suppress(context, make(bucket), tombstones)
+            yield from rows.combine_chunks().to_batches()
+
+    return stream()
+
+
+def _moves(
+    staging: Staging, groups: list[RiskGroup], classified: Path, declaration: Declaration
+) -> JSON | None:
+    """Count the records that change their level, by the rules that decide now."""
+    if not table_exists(classified):
+        return None
+    column = declaration.columns.record_id
+    totals: dict[tuple[str, str, str], int] = {}
+    for bucket in staging.buckets():
+        now = staging.decisions(bucket, groups, ("risk_level", "deciding_rules"))
+        now = now.append_column("id", staging.rows(bucket, (column,))[column])
+        before = read_table(classified, columns=[column, "risk_level"], bucket=bucket)
+        found = query(
+            f"""
+            SELECT b.risk_level AS old, n.risk_level AS new,
+                   array_to_string(n.deciding_rules, ' ') AS rules, count(*) AS n
+            FROM n JOIN b ON n.id = b."{column}" WHERE n.risk_level <> b.risk_level GROUP BY ALL
+            """,  # noqa: S608 - a declared column
+            n=now,
+            b=before,
+        )
+        for row in found.to_pylist():
+            key = (row["old"], row["new"], row["rules"])
+            totals[key] = totals.get(key, 0) + row["n"]
+    moved: JSON = {"low_to_high": 0, "high_to_low": 0, "by_rules": {}}
+    for (old, new, rules), count in sorted(totals.items()):
+        moved[f"{old}_to_{new}"] += count
+        moved["by_rules"][f"{old} to {new}: {rules}"] = count
+    return moved
+
+
+def _shards(staging: Staging, make: Callable[[int], pa.Table]) -> Iterator[pa.Table]:
+    """Yield tables of about as many rows, from whole buckets."""
+    waiting: list[pa.Table] = []
+    for bucket in staging.buckets():
+        waiting.append(make(bucket))
+        if sum(table.num_rows for table in waiting) >= _ROWS_PER_SHARD:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _input_shard(staging: Staging, declaration: Declaration, bucket: int) -> pa.Table:
     columns = declaration.columns
-    frame = rows.select([columns.record_id, columns.subject_id, *columns.governance]).to_pandas()
-    frame[columns.label.name] = [str(value) for value in rows[columns.label.name].to_pylist()]
-    return frame
+    names = dict.fromkeys([columns.record_id, columns.subject_id, *columns.governance])
+    rows = staging.rows(bucket, [*names, columns.label.name])
+    label = rows[columns.label.name]
+    if pa.types.is_floating(label.type):
+        label = label.cast(pa.int64())
+    place = rows.column_names.index(columns.label.name)
+    return rows.set_column(place, columns.label.name, label.cast(pa.string()))
 
 
-def _result_frame(classified: pa.Table) -> pd.DataFrame:
-    frame: pd.DataFrame = classified.select(
-        ["risk_level", "erasure_probability", "policy_digest"]
-    ).to_pandas()
-    frame["n_reasons"] = [len(rules) for rules in classified["deciding_rules"].to_pylist()]
-    frame["is_high"] = (frame["risk_level"] == "high").astype(float)
-    return frame
+def _result_shard(
+    staging: Staging, groups: list[RiskGroup], declaration: Declaration, bucket: int
+) -> pa.Table:
+    names = ("risk_level", "erasure_probability", "expected_cost", "policy_digest")
+    decided = staging.decisions(bucket, groups, (*names, "deciding_rules"))
+    n_reasons = pc.list_value_length(decided["deciding_rules"])
+    id_column = declaration.columns.record_id
+    ids = staging.rows(bucket, (id_column,))[id_column]
+    return (
+        decided.select(list(names))
+        .append_column("n_reasons", n_reasons)
+        .append_column(id_column, ids)
+    )
 
 
-def _gate(gate: GateResult) -> JSON:
+def _record_keys(context: StageContext, rows: pa.Table) -> pa.Array:
+    ids = pc.fill_null(rows[context.declaration.columns.record_id], "")
+    return pseudonym_array(context.pseudonym_key, "record", ids)
+
+
+def _policy_of_run(context: StageContext, staging: Staging) -> tuple[Policy, JSON]:
+    """Return the policy with which the run began.
+
+    Raises:
+        DataError: The first step was not done, or the policy was changed between the steps.
+    """
+    noted = staging.noted("ingest")
+    policy = load_policy(context.declaration.policy_path, context.declaration)
+    if noted is None or noted["policy_digest"] != policy.digest:
+        what = "no rows in staging" if noted is None else "another policy than at its begin"
+        message = f"classify: expected to go on with a run, got {what}; start a new run"
+        raise DataError(message)
+    return policy, noted
+
+
+def _overrides(context: StageContext, policy: Policy) -> Overrides:
+    overrides = load_overrides(
+        context.workspace.overrides, now=datetime.now(UTC), policy_digest=policy.digest
+    )
+    if overrides.expired:
+        _log.warning("classify: %d overrides have expired", len(overrides.expired))
+    return overrides
+
+
+def _warn(gate: GateResult) -> None:
     for failure in gate.failures:
         _log.warning("gate %s: %s", gate.suite, failure)
-    return gate.to_dict()
 
 
-def _digest(classified: pa.Table, policy_digest: str, declaration: Declaration) -> str:
+def _digest(groups: list[RiskGroup], policy: Policy, declaration: Declaration) -> str:
     """Digest of what was decided: counts only, so that it may stand in logs and XCom."""
     return digest_json(
         {
-            "rows": classified.num_rows,
-            "policy": policy_digest,
+            "groups": {group.group: group.n_records for group in groups},
+            "policy": policy.digest,
             "declaration": declaration.digest,
-            "expected_cost": round(sum(classified["expected_cost"].to_pylist()), 6),
         }
     )

@@ -22,14 +22,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from governance.deletion_queue import State, SubmittedRequest
 from governance.digests import digest_file
 from governance.errors import DataError, RequestError, TransientError
-from governance.expectations import request_suite, require_passed, run_gate
+from governance.expectations import require_passed, run_gate
 from governance.rejects import RejectWriter, write_rejects
 from governance.request_files import SUFFIXES, Row, count_rows, read_rows
 from governance.request_rows import ParsedBatch, RowRules, parse_batch
+from governance.suites import request_suite
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.drop import take_download
 from r2u_tasks.stages.receipts import COUNTS, find_receipt, new_receipt, write_receipt
@@ -139,7 +141,7 @@ def _submit_batch(
     receipt: JSON,
 ) -> None:
     parsed = parse_batch(rows, rules)
-    gate = run_gate("deletion_requests", _frame(rows, parsed), request_suite())
+    gate = run_gate("deletion_requests", [_shard(rows, parsed)], request_suite())
     require_passed(gate)
     receipt["validation"] = sorted({*receipt["validation"], *gate.failures})
     good, taken = _with_free_ids(context, parsed)
@@ -180,7 +182,7 @@ def _names_id(row: Row) -> bool:
     return "request_id" in row.cells
 
 
-def _frame(rows: Sequence[Row], parsed: ParsedBatch) -> pd.DataFrame:
+def _shard(rows: Sequence[Row], parsed: ParsedBatch) -> pa.Table:
     """Return what is about to go in, for the suite; rejected rows count in ``is_good`` only."""
     requests = [request for _, request in parsed.requests]
     n_bad = len(parsed.rejected)
@@ -200,7 +202,8 @@ def _frame(rows: Sequence[Row], parsed: ParsedBatch) -> pd.DataFrame:
         dtype=object,
     )
     bad = pd.DataFrame({"is_good": [0.0] * n_bad}, dtype=object)
-    return pd.concat([frame, bad], ignore_index=True) if len(rows) else frame
+    checked = pd.concat([frame, bad], ignore_index=True) if len(rows) else frame
+    return pa.Table.from_pandas(checked, preserve_index=False)
 
 
 def _set_aside(context: StageContext, path: Path, digest: str) -> None:

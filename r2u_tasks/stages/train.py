@@ -31,6 +31,7 @@ from r2u_tasks.records import Splits, encode_splits
 from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import commit_training
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.memorisation import write_memorisation
 from r2u_tasks.stages.mirror import mirror_model, or_owe
 from r2u_tasks.stages.promotion import promote_alias
 from r2u_tasks.training import (
@@ -180,6 +181,7 @@ def _train(context: StageContext, run_id: str, progress: ProgressCallback | None
     manifest = commit_training(context, model_key, table, splits.training)
     _require_still_there(context, model_key, splits.training)
     phase_a = load_weights(build_model(declaration, 0), folder / "checkpoints" / "1.safetensors")
+    write_memorisation(context, model_key, table=table, splits=splits, model=model, phase_a=phase_a)
     guard = _compare(context, model, phase_a, splits, cost)
     record = ModelRecord(
         model_key=model_key,

@@ -1,8 +1,10 @@
 """Laws of the DAGs: thin, importable, wired by assets, and the whole story runs through them."""
 
+import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,16 @@ def assert_all_green(result):
     assert (state, set(tasks.values())) == ("success", {"success"}), tasks
 
 
+REVIEW_TASKS = ("review_band", "take_answer", "was_answered", "classify_again")
+
+
+def assert_green_without_review(result):
+    """With no record in the review band nobody is asked, and everything else succeeds."""
+    state, tasks = result
+    assert {tasks.pop(name) for name in REVIEW_TASKS} == {"skipped"}
+    assert_all_green((state, tasks))
+
+
 def leaves(condition):
     """Return the assets below an AssetAll or AssetAny; none for a schedule by time alone."""
     if hasattr(condition, "objects"):
@@ -70,6 +82,73 @@ def test_what_a_dag_waits_for_is_produced_by_another(bag):
 
     assert awaited - produced == {"r2u://raw_data/"}
     assert len(produced) == 4
+
+
+@pytest.fixture
+def reviewed_workspace(tmp_path, monkeypatch):
+    """A workspace of the embedded data whose policy has records in the review band."""
+    from r2u_tasks import embedded
+
+    root = tmp_path / "workspace"
+    dataset = embedded.resolve("embedded:digits", root)
+    policy = dataset.parent / "policy.yaml"
+    policy.write_text(policy.read_text().replace("review: [0.40, 0.50]", "review: [0.20, 0.50]"))
+    extra = {"root_uri": str(root), "dataset": str(dataset)}
+    connection = json.dumps({"conn_type": "generic", "extra": extra})
+    monkeypatch.setenv("AIRFLOW_CONN_R2U_WORKSPACE", connection)
+    return {"root_uri": str(root), "dataset": str(dataset)}
+
+
+def test_a_review_is_answered_by_a_person_and_takes_effect(bag, reviewed_workspace, monkeypatch):
+    """The band counts as high; the answer *All low* is stored with its author and lowers it."""
+    from r2u_tasks.stages.review import list_overrides, list_reviews
+
+    seen = {}
+    operator = bag.dags["classify_data"].task_dict["review_band"]
+
+    def answer(context):
+        seen["text"] = f"{context['task'].subject} {context['task'].body}"
+        seen["reviews"] = list_reviews(**reviewed_workspace)["groups"]
+        return {
+            "chosen_options": ["All low"],
+            "params_input": {"low_groups": "", "valid_days": 90, "why": "checked"},
+            "responded_by_user": {"id": "dpo", "name": "dpo"},
+        }
+
+    monkeypatch.setattr(operator, "execute", answer)
+    assert_all_green(run(bag, "classify_data"))
+
+    assert seen["reviews"]
+    assert f"{sum(g['n_records'] for g in seen['reviews'])} records" in seen["text"]
+    assert "SYN-" not in seen["text"]
+    assert list_reviews(**reviewed_workspace)["groups"] == []
+    stored = list_overrides(**reviewed_workspace)["active"]
+    assert {(o["who"], o["why"], o["level"]) for o in stored} == {("dpo", "checked", "low")}
+    results = sorted(Path(reviewed_workspace["root_uri"]).glob("runs/classify/*/result.json"))
+    before, after = sorted(
+        (json.loads(p.read_text()) for p in results), key=lambda r: -r["levels"]["high"]
+    )
+    n_reviewed = sum(group["n_records"] for group in seen["reviews"])
+    assert after["levels"]["high"] == before["levels"]["high"] - n_reviewed
+    assert after["moved"]["high_to_low"] == n_reviewed
+
+
+def test_an_unanswered_review_stays_high(bag, reviewed_workspace, monkeypatch):
+    """The default of the task, taken when time is over, stores nothing and changes nothing."""
+    from r2u_tasks.stages.review import list_overrides, list_reviews
+
+    operator = bag.dags["classify_data"].task_dict["review_band"]
+    nobody = {"chosen_options": operator.defaults, "params_input": {}, "responded_by_user": None}
+    monkeypatch.setattr(operator, "execute", lambda context: nobody)
+    state, tasks = run(bag, "classify_data")
+
+    assert (state, tasks["was_answered"], tasks["classify_again"]) == (
+        "success",
+        "success",
+        "skipped",
+    )
+    assert list_reviews(**reviewed_workspace)["groups"]
+    assert list_overrides(**reviewed_workspace)["active"] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,8 +205,8 @@ def test_the_whole_story_through_the_dags(bag, workspace_root):
     from r2u_tasks.embedded.digits import write_demo_requests
     from r2u_tasks.stages.requests import list_requests
 
-    for name in ("classify_data", "train_ready_model"):
-        assert_all_green(run(bag, name))
+    assert_green_without_review(run(bag, "classify_data"))
+    assert_all_green(run(bag, "train_ready_model"))
     write_demo_requests(workspace_root)
     assert_all_green(run(bag, "intake_requests"))
     started = time.perf_counter()

@@ -4,16 +4,21 @@ from datetime import date
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governance.classification import assign_split, classify_records, explain_record
+from governance.classification.explanation import explain_record
+from governance.classification.table import classify_records
 from governance.declaration import load_declaration
 from governance.errors import DeclarationError, PolicyError, ValidationFailedError
-from governance.expectations import input_suite, require_passed, run_gate
+from governance.expectations import require_passed, run_gate
 from governance.policy import Policy, load_policy
 from governance.scanner import detect
+from governance.suites import input_suite
+from governance.suppression import pseudonym, pseudonym_array
 
 DECLARATION = """
 name: people
@@ -135,7 +140,7 @@ def test_set_high_and_unknown_cannot_be_outvoted(declaration, rows):
         if row["age"] < 16 or not row["basis"]:
             assert row["risk_level"] == "high"
         if not row["basis"]:
-            assert "unknown" in row["deciding_rules"]
+            assert "unknown:basis" in row["deciding_rules"]
 
 
 @given(ROWS, st.floats(0, 0.5))
@@ -180,9 +185,8 @@ def test_the_reason_is_told_in_words_without_values(declaration):
 def test_a_subject_is_on_one_side_of_the_split(declaration):
     """All records of a person have the same use."""
     rows = [(30, "consent", "DE", None)] * 200
-    table = assign_split(table_of(rows), declaration)
     uses = {}
-    for row in table.to_pylist():
+    for row in classify(table_of(rows), declaration).to_pylist():
         uses.setdefault(row["person"], set()).add(row["split"])
 
     assert all(len(use) == 1 for use in uses.values())
@@ -236,18 +240,44 @@ def test_a_declaration_without_an_erasure_class_is_refused(tmp_path):
         load_declaration(path)
 
 
-def test_a_critical_expectation_blocks_and_a_warning_does_not(declaration):
-    """Severity decides; the message counts rows and shows no value."""
-    good = table_of([(30, None, None, None)] * 4).to_pandas()
-    good["churned"] = good["churned"].astype(str)
-    gate = run_gate("input", good, input_suite(declaration))
+def gate_table(rows):
+    table = table_of(rows)
+    return table.set_column(2, "churned", table["churned"].cast(pa.string()))
+
+
+def test_a_critical_expectation_blocks_and_a_warning_does_not(declaration, tmp_path):
+    """Severity decides; the message counts rows, shows no value, and says where they are named."""
+    suite = input_suite(declaration, make_policy())
+    good = gate_table([(30, None, None, None)] * 4)
+    gate = run_gate("input", [good], suite)
     assert (False, True) == (gate.blocked, any("warning" in line for line in gate.failures))
 
-    bad = good.assign(id="same-planted-id")
-    gate = run_gate("input", bad, input_suite(declaration))
-    with pytest.raises(ValidationFailedError, match="ExpectColumnValuesToBeUnique") as caught:
+    bad = good.set_column(0, "id", pa.array(["planted-id"] * 3 + ["other"]))
+    path = tmp_path / "failing.parquet"
+    keys = lambda rows: pseudonym_array(b"k" * 32, "record", rows["id"])  # noqa: E731
+    gate = run_gate("input", [bad], suite, keys=keys, rows_path=path)
+    with pytest.raises(ValidationFailedError, match="BeUnique on id: 3 of 4 rows") as caught:
         require_passed(gate)
     assert "planted" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    named = pq.read_table(path).filter(
+        pc.match_substring(pq.read_table(path)["expectation"], "Unique")
+    )
+    assert named["record_key"].to_pylist() == [pseudonym(b"k" * 32, "record", "planted-id")] * 3
+
+
+def test_a_gate_gives_the_same_result_for_any_number_of_shards(declaration):
+    """Counts add up: a warning of 5 % missing values is judged over the whole table."""
+    suite = [e for e in input_suite(declaration, make_policy()) if "Unique" not in e.kind]
+    table = gate_table([(30, "consent" if i >= 3 else None, "DE", "a@b.org") for i in range(40)])
+
+    whole = run_gate("input", [table], suite)
+    shards = run_gate("input", [table.slice(i, 8) for i in range(0, 40, 8)], suite)
+
+    assert whole.failures == shards.failures
+    assert (
+        "warning: ExpectColumnValuesToNotBeNull on basis: 3 of 40 rows failed",
+    ) == whole.failures
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import pytest
 
 from governance.declaration import load_declaration
 from governance.errors import DataError, DigestMismatchError
+from governance.source import read_source
 from governance.storage import (
     count_rows,
     erase_records,
     publish_table,
     purge_history,
     query,
-    read_source,
     read_table,
     table_exists,
     table_version,

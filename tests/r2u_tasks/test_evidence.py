@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from governance.classification import assign_split, classify_records
+from governance.classification.table import classify_records
 from governance.declaration import load_declaration
 from governance.errors import UnlearningError
 from governance.policy import load_policy
-from governance.storage import read_source, with_buckets
+from governance.source import read_source
+from governance.storage import with_buckets
 from r2u_tasks import embedded
 from r2u_tasks.evidence import (
     BatchData,
@@ -39,7 +40,6 @@ class Batch:
         policy = load_policy(declaration.policy_path, declaration)
         raw = with_buckets(read_source(declaration), "subject_id", 8)
         table = classify_records(raw, policy, declaration=declaration, as_of=date(2026, 11, 24))
-        table = assign_split(table, declaration)
         splits = encode_splits(table, declaration)
         training = splits.training
         wanted = {

@@ -17,7 +17,9 @@ from governance.storage import (
 )
 from governance.suppression import add_tombstones, pseudonyms
 from r2u_tasks.batch import read_rows
+from r2u_tasks.stages.calibrate import observe_requests
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.memorisation import erase_memorisation
 from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.unlearn.plan import make_plan
 from r2u_tasks.stages.unlearn.steps import (
@@ -57,6 +59,8 @@ def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
         {"batch_id": batch_id, "plan_digest": plan["plan_digest"], "n_records": len(ids)},
     )
     asked = [asked_records(row) for row in leased_requests(context, batch_id)]
+    own = [request.subject_key for request in asked if request.subject_key]
+    observe_requests(context, batch_id=batch_id, rows=rows, subject_keys=own)
     planned = set(plan["requests"])
     add_tombstones(
         workspace.tombstones,
@@ -83,6 +87,7 @@ def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
         for name, path, column in tables
         if table_exists(path)
     }
+    erase_memorisation(context, batch_id, record_keys(context, rows))
     result = {"batch_id": batch_id, "plan_digest": plan["plan_digest"], "tables": counts}
     note_once(context, "rows_erased", {"batch_id": batch_id, "tables": counts})
     return result

@@ -1,0 +1,318 @@
+"""What persons decided about records: who, why, since when, until when.
+
+Overrides live in a place of their own, ``overrides/``, that no rerun of a classification writes to.
+Each line of ``overrides.jsonl`` is one decision or one withdrawal; lines are only ever added.
+Subjects and records are pseudonyms, kept in a file beside it; a stratum is a set of column values;
+a review answer names the risk group that the person saw, under the policy that they saw.
+
+* an override ends at its expiry; what has ended is reported and never applied;
+* ``high`` beats ``low``; neither beats ``set: high`` or a missing required value (``decisions``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from governance.classification.conditions import Knowledge
+from governance.classification.decisions import HIGH, LOW, OVERRIDE
+from governance.digests import digest_json
+from governance.errors import DataError, RequestError
+from governance.suppression import pseudonym_digests
+
+_NAME = "overrides.jsonl"
+_MAX_KEYS = 5_000_000
+_KEY = pa.binary(32)
+KINDS = ("subject", "records", "stratum", "review")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Override:
+    """A person's decision about some records.
+
+    Attributes:
+        override_id: Short digest of the content.
+        kind: ``subject``, ``records``, ``stratum`` or ``review``.
+        level: ``high`` or ``low``.
+        who: Who decided.
+        why: Their reason.
+        made_at: When.
+        expires_at: From when on it has no effect.
+        values: Column -> value of a stratum.
+        pattern: Rules of a reviewed risk group.
+        policy_digest: Policy under which the group was reviewed.
+        n_keys: Number of subjects or records, whose pseudonyms lie in ``<override_id>.parquet``.
+    """
+
+    override_id: str
+    kind: str
+    level: str
+    who: str
+    why: str
+    made_at: datetime
+    expires_at: datetime
+    values: dict[str, str] | None = None
+    pattern: tuple[str, ...] | None = None
+    policy_digest: str | None = None
+    n_keys: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {
+            **asdict(self),
+            "made_at": self.made_at.isoformat(),
+            "expires_at": self.expires_at.isoformat(),
+            "pattern": list(self.pattern) if self.pattern is not None else None,
+        }
+
+    @property
+    def rule(self) -> str:
+        """Name under which it stands among the deciding rules."""
+        return f"{OVERRIDE}{self.level}:{self.override_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Overrides in force at one moment, and those that have expired.
+
+    Attributes:
+        active: In force.
+        expired: Ended by their expiry, not withdrawn.
+        keys: Override id -> pseudonyms, 32 bytes each.
+        policy_digest: Policy of this run; answers to a review under another one do not count.
+    """
+
+    active: tuple[Override, ...] = ()
+    expired: tuple[Override, ...] = ()
+    keys: dict[str, pa.Array] | None = None
+    policy_digest: str = ""
+
+    def with_review_answers(self, pattern: tuple[str, ...]) -> tuple[str, ...]:
+        """Return a pattern with the answers that persons gave for it."""
+        said = [
+            override.rule
+            for override in self.active
+            if override.kind == "review"
+            and override.policy_digest == self.policy_digest
+            and override.pattern == pattern
+        ]
+        return tuple(sorted({*pattern, *said}))
+
+
+def match_overrides(
+    rows: pa.Table, overrides: Overrides, knowledge: Knowledge
+) -> dict[str, np.ndarray]:
+    """Return, by the name of each override that is not a review answer, where it applies."""
+    hits: dict[str, np.ndarray] = {}
+    columns = {"subject": knowledge.subject_id, "records": knowledge.record_id}
+    pseudonyms: dict[str, pa.Array] = {}
+    for override in overrides.active:
+        if override.kind == "stratum":
+            hits[override.rule] = _in_stratum(rows, override.values or {})
+        elif override.kind in columns:
+            if override.kind not in pseudonyms:
+                of = "subject" if override.kind == "subject" else "record"
+                column = rows[columns[override.kind]]
+                pseudonyms[override.kind] = _keys(
+                    pseudonym_digests(knowledge.pseudonym_key, of, column)
+                )
+            wanted = (overrides.keys or {})[override.override_id]
+            found = pc.is_in(pseudonyms[override.kind], value_set=wanted)
+            hits[override.rule] = np.array(found.to_numpy(zero_copy_only=False), dtype=bool)
+    return hits
+
+
+def add_override(
+    folder: Path,
+    *,
+    kind: str,
+    level: str,
+    who: str,
+    why: str,
+    made_at: datetime,
+    expires_at: datetime,
+    keys: np.ndarray | None = None,
+    values: dict[str, str] | None = None,
+    pattern: Sequence[str] | None = None,
+    policy_digest: str | None = None,
+) -> Override:
+    """Store a decision durably and return it; the same decision again changes nothing.
+
+    Args:
+        folder: Folder of the overrides.
+        kind: One of ``KINDS``.
+        level: ``high`` or ``low``.
+        who: Who decided; not empty.
+        why: Reason; not empty.
+        made_at: Now, timezone-aware.
+        expires_at: End; every override has one.
+        keys: uint8 ``[n, 32]``, pseudonyms of a subject or of records.
+        values: Column -> value, of a stratum.
+        pattern: Rules of a reviewed group.
+        policy_digest: Policy of the review.
+
+    Raises:
+        RequestError: Something is missing or malformed.
+    """
+    _require_complete(kind, level, who, why, made_at, expires_at, keys, values, pattern)
+    n_keys = 0 if keys is None else len(keys)
+    content = {
+        "kind": kind,
+        "level": level,
+        "who": who,
+        "why": why,
+        "expires_at": expires_at.isoformat(),
+        "values": values,
+        "pattern": sorted(pattern) if pattern is not None else None,
+        "policy_digest": policy_digest,
+        "keys": digest_json([key.tobytes().hex() for key in keys]) if keys is not None else None,
+    }
+    override = Override(
+        override_id=digest_json(content)[7:19],
+        kind=kind,
+        level=level,
+        who=who,
+        why=why,
+        made_at=made_at,
+        expires_at=expires_at,
+        values=values,
+        pattern=tuple(sorted(pattern)) if pattern is not None else None,
+        policy_digest=policy_digest,
+        n_keys=n_keys,
+    )
+    with _locked(folder):
+        known, withdrawn = _read(folder)
+        if override.override_id in known and override.override_id not in withdrawn:
+            return known[override.override_id]
+        if keys is not None:
+            path = folder / f"{override.override_id}.parquet"
+            pq.write_table(pa.table({"key": _keys(keys)}), path)
+            path.chmod(0o600)
+        _append(folder, {"did": "add", **override.to_dict()})
+    return override
+
+
+def withdraw_override(folder: Path, override_id: str, *, who: str, why: str, at: datetime) -> None:
+    """End an override before its expiry; the line that made it stays.
+
+    Raises:
+        RequestError: There is no such override in force.
+    """
+    with _locked(folder):
+        known, withdrawn = _read(folder)
+        if override_id not in known or override_id in withdrawn:
+            message = f"override {override_id}: expected one that is in force, got none"
+            raise RequestError(message)
+        line = {"did": "withdraw", "override_id": override_id, "who": who, "why": why}
+        _append(folder, {**line, "at": at.isoformat()})
+
+
+def load_overrides(folder: Path, *, now: datetime, policy_digest: str) -> Overrides:
+    """Return what is in force and what has expired."""
+    known, withdrawn = _read(folder)
+    mine = [override for name, override in sorted(known.items()) if name not in withdrawn]
+    active = tuple(override for override in mine if override.expires_at > now)
+    keys = {
+        override.override_id: pq.read_table(folder / f"{override.override_id}.parquet")["key"]
+        .cast(_KEY)
+        .combine_chunks()
+        for override in active
+        if override.n_keys
+    }
+    expired = tuple(override for override in mine if override.expires_at <= now)
+    return Overrides(active, expired, keys, policy_digest)
+
+
+def _require_complete(
+    kind: str,
+    level: str,
+    who: str,
+    why: str,
+    made_at: datetime,
+    expires_at: datetime,
+    keys: np.ndarray | None,
+    values: dict[str, str] | None,
+    pattern: Sequence[str] | None,
+) -> None:
+    problems = []
+    if kind not in KINDS:
+        problems.append(f"expected a kind of {', '.join(KINDS)}, got {kind}")
+    if level not in {HIGH, LOW}:
+        problems.append(f"expected level high or low, got {level}")
+    if not who.strip() or not why.strip():
+        problems.append("expected who decided and why, got an empty one")
+    if expires_at <= made_at:
+        problems.append("expected an expiry in the future")
+    needed = {"subject": keys, "records": keys, "stratum": values, "review": pattern}
+    target = needed.get(kind)
+    if target is None or len(target) == 0:
+        problems.append("expected something that it is about, got nothing")
+    elif keys is not None and len(keys) > _MAX_KEYS:
+        problems.append(f"expected at most {_MAX_KEYS} records, got {len(keys)}; use a stratum")
+    if problems:
+        message = "override: " + "; ".join(problems)
+        raise RequestError(message)
+
+
+def _in_stratum(rows: pa.Table, values: dict[str, str]) -> np.ndarray:
+    inside = np.ones(rows.num_rows, dtype=bool)
+    for name, value in values.items():
+        if name not in rows.column_names:
+            message = f"override of a stratum: expected a column '{name}', got none; withdraw it"
+            raise DataError(message)
+        same = pc.fill_null(pc.equal(rows[name].cast(pa.string()), value), False)
+        inside &= np.array(same.combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
+    return inside
+
+
+def _keys(digests: np.ndarray) -> pa.Array:
+    content = pa.py_buffer(np.ascontiguousarray(digests))
+    return pa.FixedSizeBinaryArray.from_buffers(_KEY, len(digests), [None, content])
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _append(folder: Path, line: dict[str, Any]) -> None:
+    with (folder / _NAME).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(folder: Path) -> tuple[dict[str, Override], set[str]]:
+    path = folder / _NAME
+    known: dict[str, Override] = {}
+    withdrawn: set[str] = set()
+    if not path.exists():
+        return known, withdrawn
+    for text in path.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        if line.pop("did") == "withdraw":
+            withdrawn.add(line["override_id"])
+            continue
+        withdrawn.discard(line["override_id"])
+        for name in ("made_at", "expires_at"):
+            line[name] = datetime.fromisoformat(line[name]).astimezone(UTC)
+        if line["pattern"] is not None:
+            line["pattern"] = tuple(line["pattern"])
+        known[line["override_id"]] = Override(**line)
+    return known, withdrawn

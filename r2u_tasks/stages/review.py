@@ -1,0 +1,275 @@
+"""Stage ``review``: what a person should look at, and what they and others decided.
+
+A *review group* is a risk group in the policy's review band: its records matched the same rules.
+Until somebody answers, its records count as high. An answer is an override of that group, under
+that policy, with an expiry; the next classification applies it. Texts hold ids and counts only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from governance.classification.overrides import (
+    Override,
+    add_override,
+    load_overrides,
+    withdraw_override,
+)
+from governance.classification.runs import RunRecord, latest_run
+from governance.errors import RequestError
+from governance.policy import load_policy
+from governance.suppression import pseudonym_digests
+from r2u_tasks.stages.classify import classify_data
+from r2u_tasks.stages.context import JSON, StageContext, open_context
+
+ALL_HIGH, ALL_LOW, AS_LISTED, NOT_NOW = "All high", "All low", "As listed", "Not now"
+"""Options of the human-in-the-loop task; the last is taken when nobody answers in time."""
+
+_MAX_LISTED = 20
+
+
+def list_reviews(*, dataset: str, root_uri: str) -> JSON:
+    """Return the review groups that nobody has answered, largest first, in counts."""
+    context = open_context(dataset, root_uri)
+    run = latest_run(context.workspace.classifications)
+    return {"groups": [] if run is None else _open_groups(context, run)}
+
+
+def review_text(*, dataset: str, root_uri: str) -> JSON:
+    """Return subject and body of the human-in-the-loop task, and how many groups are open."""
+    groups = list_reviews(dataset=dataset, root_uri=root_uri)["groups"]
+    n_records = sum(group["n_records"] for group in groups)
+    lines = ["| group | records | subjects | probability | rules |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {group['group']} | {group['n_records']} | {group['n_subjects']} | "
+        f"{group['probability']:.2f} | {', '.join(group['rules'])} |"
+        for group in groups[:_MAX_LISTED]
+    ]
+    if len(groups) > _MAX_LISTED:
+        lines.append(f"\n{len(groups) - _MAX_LISTED} more groups: `r2u review list`")
+    lines.append(
+        "\nUntil somebody answers, these records count as high. *As listed*: name the groups that "
+        "are low, the others are high. The answer holds for `valid_days`."
+    )
+    return {
+        "n_groups": len(groups),
+        "n_records": n_records,
+        "subject": f"Risk review: {n_records} records in {len(groups)} groups",
+        "body": "\n".join(lines),
+    }
+
+
+def answer_review(
+    *,
+    groups: Sequence[str],
+    level: str,
+    who: str,
+    why: str,
+    valid_days: int,
+    dataset: str,
+    root_uri: str,
+) -> JSON:
+    """Store a person's answer for some groups of the latest run.
+
+    Raises:
+        RequestError: A group is not open for review, or the answer is incomplete.
+    """
+    context = open_context(dataset, root_uri)
+    run = latest_run(context.workspace.classifications)
+    known = {} if run is None else {group["group"]: group for group in _open_groups(context, run)}
+    unknown = [group for group in groups if group not in known]
+    if unknown or not groups or run is None:
+        message = (
+            f"review: expected groups of {', '.join(sorted(known)) or 'none, nothing is open'}, "
+            f"got {', '.join(unknown) or 'none'}"
+        )
+        raise RequestError(message)
+    stored = []
+    for name in groups:
+        override = add_override(
+            context.workspace.overrides,
+            kind="review",
+            level=level,
+            pattern=known[name]["rules"],
+            policy_digest=run.policy_digest,
+            **_signed(who, why, valid_days),
+        )
+        _enter(context, override)
+        stored.append(override.override_id)
+    return {"overrides": stored, "level": level, "groups": list(groups)}
+
+
+def take_answer(*, run_id: str, answer: JSON | None, dataset: str, root_uri: str) -> JSON:
+    """Store what came out of the human-in-the-loop task.
+
+    Args:
+        run_id: Run of the DAG, the stated reason where the person gave none.
+        answer: Output of the task: ``chosen_options``, ``params_input``, ``responded_by_user``.
+        dataset: Declaration.
+        root_uri: Workspace.
+
+    Returns:
+        ``n_overrides``: 0 if nobody answered.
+    """
+    answer = answer or {}
+    chosen = (answer.get("chosen_options") or [NOT_NOW])[0]
+    place: JSON = {"dataset": dataset, "root_uri": root_uri}
+    open_groups = [group["group"] for group in list_reviews(**place)["groups"]]
+    if chosen == NOT_NOW or not open_groups:
+        return {"n_overrides": 0}
+    form = answer.get("params_input") or {}
+    listed = str(form.get("low_groups") or "").replace(",", " ").split()
+    low = {ALL_HIGH: [], ALL_LOW: open_groups, AS_LISTED: listed}[chosen]
+    high = [group for group in open_groups if group not in low]
+    user = answer.get("responded_by_user") or {}
+    signed: JSON = {
+        "who": str(user.get("name") or user.get("id") or "airflow user"),
+        "why": str(form.get("why") or f"review in run {run_id}"),
+        "valid_days": int(form.get("valid_days") or 180),
+    }
+    n_overrides = 0
+    for level, groups in (("low", low), ("high", high)):
+        if groups:
+            stored = answer_review(groups=groups, level=level, **signed, **place)
+            n_overrides += len(stored["overrides"])
+    return {"n_overrides": n_overrides}
+
+
+def classify_again(*, run_id: str, dataset: str, root_uri: str) -> JSON:
+    """Classify once more, so that the answers of this run take effect."""
+    return classify_data(run_id=f"{run_id}-reviewed", dataset=dataset, root_uri=root_uri)
+
+
+def set_override(
+    *,
+    level: str,
+    who: str,
+    why: str,
+    valid_days: int,
+    dataset: str,
+    root_uri: str,
+    subject_id: str | None = None,
+    record_ids: Sequence[str] = (),
+    record_file: str | None = None,
+    stratum: dict[str, str] | None = None,
+) -> JSON:
+    """Store a person's decision about a subject, a set of records, or a stratum.
+
+    Args:
+        level: ``high`` or ``low``.
+        who: Who decides.
+        why: Reason.
+        valid_days: Days until it expires.
+        dataset: Declaration.
+        root_uri: Workspace.
+        subject_id: One subject.
+        record_ids: Records.
+        record_file: File with one record id in each line, added to ``record_ids``.
+        stratum: Column -> value.
+
+    Raises:
+        RequestError: Not exactly one of them is given, or a column is not declared.
+    """
+    context = open_context(dataset, root_uri)
+    records = [*record_ids, *(_lines(record_file) if record_file else [])]
+    given = [
+        kind
+        for kind, value in (("subject", subject_id), ("records", records), ("stratum", stratum))
+        if value
+    ]
+    if len(given) != 1:
+        message = f"override: expected one of a subject, records or a stratum, got {len(given)}"
+        raise RequestError(message)
+    known = context.declaration.columns.all_names
+    unknown = [name for name in stratum or {} if name not in known]
+    if unknown:
+        message = f"override: expected columns of {', '.join(known)}, got {', '.join(unknown)}"
+        raise RequestError(message)
+    keys = None
+    if given[0] != "stratum":
+        names = pa.array([subject_id] if subject_id else records, pa.string())
+        of = "subject" if subject_id else "record"
+        keys = np.unique(
+            pseudonym_digests(context.pseudonym_key, of, pa.chunked_array([names])), axis=0
+        )
+    override = add_override(
+        context.workspace.overrides,
+        kind=given[0],
+        level=level,
+        keys=keys,
+        values=stratum,
+        **_signed(who, why, valid_days),
+    )
+    _enter(context, override)
+    return override.to_dict()
+
+
+def list_overrides(*, dataset: str, root_uri: str) -> JSON:
+    """Return overrides in force and expired ones."""
+    context = open_context(dataset, root_uri)
+    policy = load_policy(context.declaration.policy_path, context.declaration)
+    found = load_overrides(
+        context.workspace.overrides, now=datetime.now(UTC), policy_digest=policy.digest
+    )
+    return {
+        "active": [override.to_dict() for override in found.active],
+        "expired": [override.to_dict() for override in found.expired],
+    }
+
+
+def end_override(*, override_id: str, who: str, why: str, dataset: str, root_uri: str) -> JSON:
+    """Withdraw an override before its expiry; what was said stays on record."""
+    context = open_context(dataset, root_uri)
+    now = datetime.now(UTC)
+    withdraw_override(context.workspace.overrides, override_id, who=who, why=why, at=now)
+    context.ledger.append("override_withdrawn", {"override_id": override_id})
+    return {"override_id": override_id}
+
+
+def _open_groups(context: StageContext, run: RunRecord) -> list[JSON]:
+    found = load_overrides(
+        context.workspace.overrides, now=datetime.now(UTC), policy_digest=run.policy_digest
+    )
+    groups = [
+        {
+            "group": group.group,
+            "rules": list(group.pattern),
+            "probability": group.decision.probability,
+            "cost": group.decision.cost,
+            "n_records": group.n_records,
+            "n_subjects": group.n_subjects,
+        }
+        for group in run.groups
+        if group.decision.needs_review and found.with_review_answers(group.pattern) == group.pattern
+    ]
+    return sorted(groups, key=lambda group: (-group["n_records"], group["group"]))
+
+
+def _signed(who: str, why: str, valid_days: int) -> JSON:
+    now = datetime.now(UTC)
+    return {"who": who, "why": why, "made_at": now, "expires_at": now + timedelta(days=valid_days)}
+
+
+def _enter(context: StageContext, override: Override) -> None:
+    """Note in the ledger that a person decided; who and why stay in the workspace."""
+    shown = ("override_id", "kind", "level", "n_keys", "policy_digest")
+    content = asdict(override)
+    body = {name: content[name] for name in shown}
+    context.ledger.append("override_added", {**body, "expires_at": override.expires_at.isoformat()})
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = (
+            f"records: expected a text file with one id in each line, got {type(error).__name__}"
+        )
+        raise RequestError(message) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,517 @@
+"""Laws of conditions, overrides and streams: unknown is stricter, a person's word, any buckets."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from governance.classification import classify_rows
+from governance.classification.conditions import Knowledge, stratum_keys
+from governance.classification.decisions import decide
+from governance.classification.overrides import (
+    add_override,
+    load_overrides,
+    withdraw_override,
+)
+from governance.classification.patterns import find_patterns
+from governance.classification.population import find_rare_groups, rank_records
+from governance.classification.staging import Staging, add_groups, in_parts
+from governance.classification.table import classify_records
+from governance.declaration import load_declaration
+from governance.errors import DataError, PolicyError, RequestError
+from governance.policy import Policy, load_policy, parse_policy, write_policy
+from governance.policy.changes import describe_policy, policy_changes
+from governance.policy.vocabulary import known_vocabularies, load_categories
+from governance.storage import with_buckets
+from governance.suites import Distribution, describe_groups, drift_figures, drift_suite
+from governance.suppression import pseudonym, pseudonym_digests
+
+KEY = b"k" * 32
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+DAY = date(2026, 6, 1)
+LAWS = settings(max_examples=25, deadline=None, database=None)
+
+DECLARATION = """
+name: people
+task: tabular
+source: {path: people.csv, format: csv}
+columns:
+  record_id: id
+  subject_id: person
+  label: {name: churned, classes: [0, 1]}
+  features: [{name: age, kind: numeric}]
+  governance: [basis, country, since, kind, tenant]
+deletion: {deletion_class: customers}
+policy: policy.yaml
+model: {factory: "my_net:build"}
+"""
+
+ROLES = {
+    "lawful_basis": "basis",
+    "consent_at": "since",
+    "jurisdiction": "country",
+    "subject_type": "kind",
+    "tenant": "tenant",
+}
+
+
+@pytest.fixture(scope="module")
+def declaration(tmp_path_factory):
+    path = tmp_path_factory.mktemp("d") / "people.yaml"
+    path.write_text(DECLARATION)
+    return load_declaration(path)
+
+
+def policy_of(*rules, **more):
+    content = {
+        "policy": {"name": "p", "version": 1},
+        "roles": ROLES,
+        "strata": ["country"],
+        "rules": [{"id": f"r{i}", **rule} for i, rule in enumerate(rules)],
+    }
+    return Policy.model_validate(content | more)
+
+
+def table_of(**columns):
+    n = len(next(iter(columns.values())))
+    base = {
+        "id": [f"r{i:03d}" for i in range(n)],
+        "person": [f"p{i // 2}" for i in range(n)],
+        "churned": [0] * n,
+        "age": [30.0] * n,
+        "basis": ["contract"] * n,
+        "country": ["US"] * n,
+        "since": pa.array([date(2026, 1, 1)] * n, pa.date32()),
+        "kind": ["adult"] * n,
+        "tenant": ["t1"] * n,
+    }
+    table = pa.table(base | columns)
+    return table.append_column("bucket", pa.array(np.zeros(n, np.int32)))
+
+
+def knowledge(**more):
+    return Knowledge(as_of=DAY, subject_id="person", record_id="id", pseudonym_key=KEY, **more)
+
+
+def levels(table, policy, declaration, **more):
+    found = classify_records(
+        table, policy, declaration=declaration, as_of=DAY, pseudonym_key=KEY, **more
+    )
+    return found["risk_level"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("when", "columns", "expected"),
+    [
+        ({"lawful_basis": "consent"}, {"basis": ["consent", "contract", None]}, "yn?"),
+        ({"jurisdiction": "EU"}, {"country": ["FR", "US", " "]}, "yn?"),
+        ({"jurisdiction": ["US", "EEA"]}, {"country": ["NO", "US", "CH"]}, "yyn"),
+        ({"subject_type": ["minor"]}, {"kind": ["minor", "adult", None]}, "yn?"),
+        ({"tenant": "t2"}, {"tenant": ["t2", "t1", ""]}, "yn?"),
+        (
+            {"consent_age_days_gt": 100},
+            {"since": pa.array([date(2026, 2, 20), date(2026, 2, 21), None], pa.date32())},
+            "yn?",
+        ),
+        ({"column": "age", "less_than": 16}, {"age": [15.0, 16.0, None]}, "yn?"),
+        ({"column": "basis", "missing": True}, {"basis": ["x", " ", None]}, "nyy"),
+        ({"column": "basis", "equals": ""}, {"basis": ["x", " ", None]}, "nyy"),
+        ({"detects": "email"}, {"kind": ["a@example.org", "adult", None]}, "ynn"),
+    ],
+)
+def test_an_unknown_condition_takes_the_stricter_side(declaration, when, columns, expected):
+    """Y holds, n does not, ? unknown: counts where the rule raises risk, not where it lowers it."""
+    table = table_of(**columns)
+
+    raised = levels(table, policy_of({"when": when, "set": "high"}), declaration)
+    lenient = {**when, "if_missing": "no_match"}
+    told = levels(table, policy_of({"when": lenient, "set": "high"}), declaration)
+    lowered = levels(
+        table,
+        policy_of({"when": when, "set": "low"}, base_probability=0.9),
+        declaration,
+    )
+
+    assert ["high" if e in "y?" else "low" for e in expected] == raised
+    assert ["high" if e == "y" else "low" for e in expected] == told
+    assert ["low" if e == "y" else "high" for e in expected] == lowered
+
+
+def test_memorisation_counts_by_percentile_and_the_unscored_are_stricter():
+    """97 is above 95, 20 is not; a record that training never scored counts as memorised."""
+    table = table_of(kind=["a", "b", "c"])
+    scores = pa.table(
+        {
+            "record_key": [pseudonym(KEY, "record", name) for name in ("r000", "r001")],
+            "percentile": [97.0, 20.0],
+        }
+    )
+    policy = policy_of({"when": {"memorisation_pct_gt": 95}, "set": "high"})
+
+    def found(known):
+        classified = classify_rows(
+            table, policy, knowledge=knowledge(memorisation=known), overrides=no_overrides(policy)
+        )
+        return classified.table()["risk_level"].to_pylist()
+
+    assert ["high", "low", "high"] == found(scores)
+    assert ["high"] * 3 == found(None)
+
+
+def no_overrides(policy):
+    from governance.classification.overrides import Overrides
+
+    return Overrides(policy_digest=policy.digest)
+
+
+def test_request_rates_count_by_stratum_and_the_unobserved_are_stricter():
+    """0.5 a year is above 0.1, 0.05 is not; a stratum that nobody observed counts as asking."""
+    table = table_of(country=["DE", "US", "BR"])
+    policy = policy_of({"when": {"request_rate_gt": 0.1}, "set": "high"})
+    _, keys = stratum_keys(table, ("country",), KEY)
+    rates = {keys[0].hex(): 0.5, keys[1].hex(): 0.05}
+
+    classified = classify_rows(
+        table, policy, knowledge=knowledge(request_rates=rates), overrides=no_overrides(policy)
+    )
+
+    assert ["high", "low", "high"] == classified.table()["risk_level"].to_pylist()
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=40), st.integers(1, 7))
+@LAWS
+def test_buckets_do_not_matter(tmp_path_factory, declaration, countries, n_buckets):
+    """Staged in buckets or whole: the same levels, groups, budget and order for each record."""
+    policy = policy_of(
+        {"when": {"k_anonymity_lt": 3, "quasi": ["country"]}, "add": 0.6},
+        {"when": {"jurisdiction": "a"}, "add_cost": 1.0},
+        budget={"revocable_share_max": 0.5},
+    )
+    table = table_of(country=countries)
+    whole = classify_records(table, policy, declaration=declaration, as_of=DAY)
+    names = ("risk_level", "risk_group", "expected_cost", "revocable", "slice_order")
+    expected = {row["id"]: [row[name] for name in names] for row in whole.to_pylist()}
+
+    staging = Staging(tmp_path_factory.mktemp("s"))
+    parts = [
+        with_buckets(part.drop_columns(["bucket"]), "person", n_buckets) for part in halves(table)
+    ]
+    assert staging.write_rows(parts) == table.num_rows
+    rare = find_rare_groups(
+        lambda names: (staging.rows(b, names) for b in staging.buckets()),
+        policy,
+        subject_id="person",
+    )
+    groups = {}
+    for bucket in staging.buckets():
+        classified = classify_rows(
+            staging.rows(bucket),
+            policy,
+            knowledge=knowledge(rare_groups=rare),
+            overrides=no_overrides(policy),
+        )
+        staging.write_decisions(bucket, classified)
+        staging.write_groups(bucket, classified.groups)
+        for group in classified.groups:
+            groups[group.group] = add_groups(groups.get(group.group), group)
+    found = staging.groups()
+    ranking = rank_records(
+        found,
+        lambda: (staging.decisions(b, found) for b in staging.buckets()),
+        n_records=table.num_rows,
+        share_max=0.5,
+    )
+    got = {}
+    for bucket in staging.buckets():
+        decided = ranking.apply(staging.decisions(bucket, found))
+        for record_id, row in zip(
+            staging.rows(bucket)["id"].to_pylist(), decided.to_pylist(), strict=True
+        ):
+            got[record_id] = [row[name] for name in names]
+
+    assert expected == got
+    assert sum(group.n_records for group in found) == table.num_rows
+    assert staging.count_repeated("id") == 0
+
+
+def halves(table):
+    middle = table.num_rows // 2
+    return [part for part in (table.slice(0, middle), table.slice(middle)) if part.num_rows]
+
+
+@given(st.integers(1, 60), st.floats(0.05, 0.95))
+@LAWS
+def test_the_budget_is_used_up_also_among_equals(n, share):
+    """All alike: exactly the whole part of share * n is revocable, whatever the ties."""
+    policy = policy_of(
+        {"when": {"tenant": "t1"}, "set": "high"}, budget={"revocable_share_max": share}
+    )
+    table = table_of(country=["DE"] * n)
+    classified = classify_rows(table, policy, knowledge=knowledge(), overrides=no_overrides(policy))
+    decisions = classified.table()
+    ranking = rank_records(classified.groups, lambda: [decisions], n_records=n, share_max=share)
+
+    assert int(share * n) == int(ranking.revocable(decisions).sum())
+    assert len(set(ranking.slice_order(decisions).tolist())) == n
+
+
+def test_repeated_ids_are_counted_on_disk(tmp_path):
+    """r000 three times and r001 twice: 3 repeated ones."""
+    staging = Staging(tmp_path / "s")
+    table = table_of(id=["r000", "r001", "r000", "r000", "r001", "r2"])
+    staging.write_rows([with_buckets(table.drop_columns(["bucket"]), "person", 3)])
+
+    assert 3 == staging.count_repeated("id")
+
+
+def test_parts_hold_every_bucket_once():
+    """Whole buckets, in order, none lost, also one that is larger than a part."""
+    buckets = [0, 2, 3, 7, 9]
+    parts = in_parts(buckets, [5, 50, 5, 5, 5], rows_per_part=12)
+
+    assert buckets == [bucket for part in parts for bucket in part]
+    assert [2] in parts
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=70, max_size=70), min_size=1, max_size=12))
+@LAWS
+def test_patterns_are_exact_for_any_number_of_rules(rows):
+    """More rules than bits in an integer: each row still has exactly its names."""
+    hits = {f"n{j:02d}": np.array([row[j] for row in rows]) for j in range(70)}
+
+    found = find_patterns(hits, len(rows))
+
+    for index, row in enumerate(rows):
+        expected = tuple(f"n{j:02d}" for j in range(70) if row[j])
+        assert expected == found.members[found.number[index]]
+    assert len(set(found.members)) == len(found.members)
+
+
+def override(folder, **more):
+    signed = {
+        "who": "dpo",
+        "why": "asked by phone",
+        "made_at": NOW,
+        "expires_at": NOW + timedelta(days=30),
+    }
+    return add_override(folder, **(signed | more))
+
+
+def keys_of(kind, *names):
+    return pseudonym_digests(KEY, kind, pa.chunked_array([pa.array(names, pa.string())]))
+
+
+def test_a_persons_word_holds_until_it_expires(tmp_path, declaration):
+    """By subject, record and stratum: high or low; after the expiry the rules decide again."""
+    policy = policy_of({"when": {"tenant": "t2"}, "add": 0.6})
+    table = table_of(tenant=["t1", "t1", "t2", "t2", "t1"], country=["US", "US", "US", "US", "BR"])
+    override(tmp_path, kind="subject", level="high", keys=keys_of("subject", "p0"))
+    override(tmp_path, kind="records", level="low", keys=keys_of("record", "r002", "gone"))
+    override(tmp_path, kind="stratum", level="high", values={"country": "BR"})
+
+    def at(moment):
+        found = load_overrides(tmp_path, now=moment, policy_digest=policy.digest)
+        return levels(table, policy, declaration, overrides=found), found
+
+    now, found = at(NOW + timedelta(days=1))
+    later, gone = at(NOW + timedelta(days=31))
+
+    assert ["high", "high", "low", "high", "high"] == now
+    assert ["low", "low", "high", "high", "low"] == later
+    assert (3, 0) == (len(found.active), len(found.expired))
+    assert (0, 3) == (len(gone.active), len(gone.expired))
+    assert "p0" not in (tmp_path / "overrides.jsonl").read_text()
+
+
+@pytest.mark.parametrize("why", ["set", "required"])
+def test_nobody_outvotes_set_high_or_unknown(tmp_path, declaration, why):
+    """Who thinks that a rule is wrong changes the rule, not the record."""
+    rule = (
+        {"when": {"tenant": "t1"}, "set": "high"}
+        if why == "set"
+        else {"when": {"tenant": "x"}, "add": 0.1}
+    )
+    policy = policy_of(rule, required=["basis"])
+    table = table_of(basis=["" if why == "required" else "contract"])
+    override(tmp_path, kind="stratum", level="low", values={"country": "US"})
+    found = load_overrides(tmp_path, now=NOW, policy_digest=policy.digest)
+
+    assert ["high"] == levels(table, policy, declaration, overrides=found)
+
+
+def test_an_override_is_stored_once_and_can_be_withdrawn(tmp_path):
+    """The same word twice is one; a withdrawal ends it and both lines stay."""
+    first = override(tmp_path, kind="stratum", level="low", values={"a": "b"})
+    again = override(tmp_path, kind="stratum", level="low", values={"a": "b"}, made_at=NOW)
+    assert first == again
+    withdraw_override(tmp_path, first.override_id, who="dpo", why="error", at=NOW)
+
+    assert load_overrides(tmp_path, now=NOW, policy_digest="").active == ()
+    assert 2 == len((tmp_path / "overrides.jsonl").read_text().splitlines())
+    with pytest.raises(RequestError, match="in force"):
+        withdraw_override(tmp_path, first.override_id, who="dpo", why="error", at=NOW)
+    assert override(tmp_path, kind="stratum", level="low", values={"a": "b"}) is not None
+    assert 1 == len(load_overrides(tmp_path, now=NOW, policy_digest="").active)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"who": " "}, "who decided"),
+        ({"level": "maybe"}, "high or low"),
+        ({"kind": "everything"}, "expected a kind"),
+        ({"values": {}}, "about"),
+        ({"expires_at": NOW}, "expiry"),
+    ],
+)
+def test_an_incomplete_override_is_refused(tmp_path, change, expected):
+    """Nobody, no level, nothing that it is about, or no end."""
+    given = {"kind": "stratum", "level": "low", "values": {"a": "b"}} | change
+    with pytest.raises(RequestError, match=expected):
+        override(tmp_path, **given)
+
+
+def test_an_override_of_a_column_that_is_gone_is_told(tmp_path, declaration):
+    """It must not silently lose its effect."""
+    policy = policy_of({"when": {"tenant": "t2"}, "add": 0.6})
+    override(tmp_path, kind="stratum", level="high", values={"gone": "x"})
+    found = load_overrides(tmp_path, now=NOW, policy_digest=policy.digest)
+    with pytest.raises(DataError, match="gone"):
+        levels(table_of(tenant=["t1"]), policy, declaration, overrides=found)
+
+
+def test_a_review_counts_as_high_until_it_is_answered_under_the_same_policy(tmp_path, declaration):
+    """Band 0.4 to 0.5: high and to be reviewed; low once a person says so; else asked again."""
+    policy = policy_of({"when": {"tenant": "t2"}, "add": 0.4})
+    other = policy_of({"when": {"tenant": "t2"}, "add": 0.41})
+    table = table_of(tenant=["t2"])
+    before = classify_records(table, policy, declaration=declaration, as_of=DAY).to_pylist()[0]
+    override(tmp_path, kind="review", level="low", pattern=["r0"], policy_digest=policy.digest)
+
+    assert ("high", True) == (before["risk_level"], before["needs_review"])
+    assert "review" in before["deciding_rules"]
+    for asked, expected in ((policy, "low"), (other, "high")):
+        found = load_overrides(tmp_path, now=NOW, policy_digest=asked.digest)
+        assert [expected] == levels(table, asked, declaration, overrides=found)
+
+
+@given(
+    st.sets(st.sampled_from(["r0", "r1", "r2", "unknown:basis"])),
+    st.floats(0, 0.5),
+    st.floats(0, 0.5),
+)
+@LAWS
+def test_a_stricter_policy_never_moves_a_pattern_down(pattern, more, lower):
+    """More probability, a lower threshold, a wider band: what was high stays high."""
+    rules = (
+        {"when": {"tenant": "a"}, "set": "high"},
+        {"when": {"tenant": "b"}, "set": "low"},
+        {"when": {"tenant": "c"}, "add": 0.3},
+    )
+    policy = policy_of(*rules)
+    top = 0.5 - lower
+    stricter = policy_of(
+        *rules,
+        base_probability=0.05 + more,
+        thresholds={"high": top, "review": [max(0.0, top - 0.1 - lower), top]},
+    )
+    names = tuple(sorted(pattern))
+
+    before, after = decide(names, policy), decide(names, stricter)
+
+    assert after.level == "high" or before.level == "low"
+    assert len(before.deciding) >= 1
+
+
+def test_a_policy_is_written_as_it_was_read(declaration):
+    """YAML out and in again has the same digest."""
+    policy = policy_of(
+        {"when": {"column": "age", "in": [1, 2]}, "add": 0.1, "ground": "x"},
+        {"when": {"jurisdiction": ["EU"], "if_missing": "no_match"}, "set": "high"},
+        categories={"country": "user.contact.address.country"},
+    )
+
+    assert (
+        policy.digest
+        == parse_policy(write_policy(policy), what="x", declaration=declaration).digest
+    )
+    assert [] == policy_changes(policy, policy)
+    assert all(isinstance(line, str) for line in describe_policy(policy))
+
+
+def test_mistakes_of_form_and_of_meaning_are_in_one_error(tmp_path, declaration):
+    """Bad rules, an unknown category, role, entity, vocabulary and column: each with its path."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "policy: {name: x, version: 1, vocabulary: fideslang-9}\n"
+        "roles: {tenant: tennant}\n"
+        "categories: {country: user.contact.adress}\n"
+        "rules:\n"
+        "  - {id: a, when: {jurisdiction: DE}, set: high}\n"
+        "  - {id: b, when: {detects: shoe_size}, set: high}\n"
+        "  - {id: c, when: {column: age, equals: 1}, set: medium}\n"
+        "  - {id: d, when: {category_under: [user.helth]}, set: high}\n"
+        "  - {id: e, when: {request_rate_gt: 1}, add: 0.1}\n"
+        "  - {id: f, when: {column: bassis, missing: true}, add: 0.1}\n"
+        "  - {id: g, when: {tenant: x}, add: -0.1, add_cost: 1}\n"
+    )
+    with pytest.raises(PolicyError) as caught:
+        load_policy(path, declaration)
+
+    for place in (
+        "policy: vocabulary",
+        "roles.tenant",
+        "categories.country",
+        "rules.0.when.jurisdiction",
+        "rules.1.when.detects",
+        "rules.2.set",
+        "rules.3.when.category_under",
+        "rules.4.when.request_rate_gt",
+        "rules.5.when.column",
+        "rules.6",
+    ):
+        assert any(line.startswith(place) for line in caught.value.problems), place
+
+
+def test_the_vocabulary_has_the_published_number_of_categories():
+    """Fideslang 3.1.4: 85 data categories."""
+    assert "fideslang-3.1.4" in known_vocabularies()
+    assert 85 == len(load_categories("fideslang-3.1.4"))
+
+
+def test_drift_is_judged_against_the_previous_run():
+    """Twice the share of high records blocks under one policy, and is reported under a new one."""
+    policy = policy_of({"when": {"tenant": "t2"}, "add": 0.6})
+    before = Distribution(policy.digest, 1000, 0.1, {"r0 (high)": 0.1}, [0.9] + [0.0] * 8 + [0.1])
+    after = Distribution(policy.digest, 50, 0.6, {"r0 (high)": 0.6}, [0.4] + [0.0] * 8 + [0.6])
+
+    figures = drift_figures(after, before)
+    same = drift_suite(policy, has_previous=True, same_policy=True)
+    changed = drift_suite(policy, has_previous=True, same_policy=False)
+
+    assert figures["rows_lost_share"] == pytest.approx(0.95)
+    assert figures["high_share_change"] == pytest.approx(0.5)
+    assert figures["largest_rule_share_change"] == pytest.approx(0.5)
+    assert figures["probability_shift"] == pytest.approx(1.3008, abs=1e-3)
+    critical = [e.arguments["column"] for e in same if e.severity == "critical"]
+    assert ["rows_lost_share", "high_share_change"] == critical
+    assert ["rows_lost_share"] == [
+        e.arguments["column"] for e in changed if e.severity == "critical"
+    ]
+
+
+def test_the_figures_of_a_run_follow_from_its_groups(declaration):
+    """Two of five records high by one rule: shares 0.4 and 0.6."""
+    policy = policy_of({"when": {"tenant": "t2"}, "add": 0.6})
+    table = table_of(tenant=["t2", "t2", "t1", "t1", "t1"])
+    classified = classify_rows(table, policy, knowledge=knowledge(), overrides=no_overrides(policy))
+
+    found = describe_groups(list(classified.groups), policy.digest)
+
+    assert (5, 0.4) == (found.n_rows, found.high_share)
+    assert found.rule_shares == pytest.approx(
+        {"threshold (high)": 0.4, "r0 (high)": 0.4, "base (low)": 0.6}
+    )
