@@ -15,7 +15,7 @@ from governance.deletion_queue import HoldGround, SubmittedRequest
 from governance.errors import PolicyError, RequestError
 from governance.regimes import load_regime
 from governance.request_files import Row, text_problem
-from governance.suppression import pseudonym, pseudonyms
+from governance.suppression import key_name, pseudonym, pseudonyms
 
 REQUEST_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$"
 TRUE, FALSE = frozenset({"true", "yes", "1"}), frozenset({"", "false", "no", "0"})
@@ -123,6 +123,7 @@ def _submit(drafts: Sequence[_Draft], key: bytes) -> list[tuple[Row, SubmittedRe
     records = [record for draft in drafts for record in draft.records]
     subject_keys = iter(pseudonyms(key, "subject", subjects))
     record_keys = iter(pseudonyms(key, "record", records))
+    key_id = key_name(key)
     return [
         (
             draft.row,
@@ -131,6 +132,7 @@ def _submit(drafts: Sequence[_Draft], key: bytes) -> list[tuple[Row, SubmittedRe
                 subject_key=next(subject_keys) if draft.subject else None,
                 record_keys=tuple(next(record_keys) for _ in draft.records),
                 selector=draft.selector,
+                key_id=key_id,
                 verified=draft.verified,
                 received_at=draft.received_at,
                 hold_ground=draft.hold_ground,

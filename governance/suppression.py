@@ -48,6 +48,11 @@ def load_or_make_key(folder: Path, name: str = "pseudonym.key") -> bytes:
     return _read_key(path)
 
 
+def key_name(key: bytes) -> str:
+    """Return a name of a key that tells nothing about it; it is stored with its pseudonyms."""
+    return hmac.new(key, b"name of this key", hashlib.sha256).hexdigest()[:12]
+
+
 def pseudonym(key: bytes, kind: str, value: str) -> str:
     """Return the HMAC-SHA256 of one identifier as hex.
 

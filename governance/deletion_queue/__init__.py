@@ -19,6 +19,7 @@ exemptions apply per dataset, and its outcome is ``partial`` when the datasets e
 
 from __future__ import annotations
 
+from governance.deletion_queue.database import REVISION as SCHEMA_REVISION
 from governance.deletion_queue.queue import DeletionQueue, open_queue
 from governance.deletion_queue.records import (
     Answer,
@@ -50,6 +51,7 @@ __all__ = [
     "AFTER_ERASURE",
     "BEFORE_ERASURE",
     "IN_BATCH",
+    "SCHEMA_REVISION",
     "TRANSITIONS",
     "Answer",
     "ClockState",

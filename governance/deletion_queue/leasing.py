@@ -33,27 +33,31 @@ def lease_batch(
     change: Change, run_key: str, *, dataset: str, lease_s: int, max_items: int
 ) -> Lease:
     """Lease the requests of a dataset that are due first, then by risk."""
-    give_back_expired(change)
-    _wake(change, dataset)
+    look = _look(change, run_key, dataset)
+    if look.has_expired:
+        give_back_expired(change)
+    if look.has_waking:
+        _wake(change, dataset)
     expires = text(change.now + timedelta(seconds=lease_s))
-    own = _lease_of(change, run_key)
+    own = _lease_of(change, run_key) if look.is_known else None
     if own is not None and own.holder != run_key and not own.returned:
         # Another run took this one's batch over and is at it: nothing is left to do here.
         return Lease(own.batch_id, 0, (), instant(own.expires_at), own.snapshot_digest)
-    mine = own or _unfinished(change, dataset)
+    mine = own or (_unfinished(change, dataset) if look.has_erased else None)
     if mine is None:
         return _new_batch(change, run_key, dataset, expires, max_items)
-    token = _next_token(change)
-    values = {"holder": run_key, "token": token, "expires_at": expires, "returned": 0}
-    _update_lease(change, mine.batch_id, values)
+    values = {"holder": run_key, "expires_at": expires, "returned": 0}
+    token = _next_token(change, sa.update(t.leases).where(_L.batch_id == mine.batch_id), values)
+    digest = mine.snapshot_digest
     if mine.n_requests == 0:
-        picked = _pick(change, dataset, max_items)
-        _take(change, mine.batch_id, picked, is_first=True)
+        ids = _pick(change, dataset, max_items)
+        digest = _digest(ids)
+        _update_lease(change, mine.batch_id, {"n_requests": len(ids), "snapshot_digest": digest})
+        _take(change, mine.batch_id, ids, is_first=True)
     else:
         _take(change, mine.batch_id, _back_in_queue(change, mine.batch_id), is_first=False)
-    ids = tuple(row.request_id for row in batch_rows(change, mine.batch_id))
-    digest = _snapshot_digest(change, mine.batch_id)
-    return Lease(mine.batch_id, token, ids, instant(expires), digest)
+    ids = [row.request_id for row in batch_rows(change, mine.batch_id)]
+    return Lease(mine.batch_id, token, tuple(ids), instant(expires), digest)
 
 
 def renew_lease(change: Change, batch_id: str, token: int, lease_s: int) -> datetime:
@@ -105,25 +109,39 @@ def batch_rows(change: Change, batch_id: str) -> Sequence[Any]:
     return change.connection.execute(statement.order_by(*_ORDER)).all()
 
 
+def _look(change: Change, run_key: str, dataset: str) -> Any:
+    """Ask, in one round trip, which of the rare things there are to do before a new batch."""
+    erased = [state.value for state in AFTER_ERASURE]
+    expired = sa.select(_L.batch_id).where(_L.expires_at < change.at, _L.returned == 0)
+    waking = sa.select(_R.request_id).where(*_is_waking(change, dataset))
+    known = sa.select(_L.batch_id).where(sa.or_(_L.run_key == run_key, _L.holder == run_key))
+    began = sa.select(_R.request_id).where(_R.state.in_(erased), _R.dataset == dataset)
+    return change.connection.execute(
+        sa.select(
+            sa.exists(expired).label("has_expired"),
+            sa.exists(waking).label("has_waking"),
+            sa.exists(known).label("is_known"),
+            sa.exists(began).label("has_erased"),
+        )
+    ).one()
+
+
 def _new_batch(change: Change, run_key: str, dataset: str, expires: str, max_items: int) -> Lease:
     batch_id = f"b{hashlib.sha256(run_key.encode()).hexdigest()[:12]}"
-    token = _next_token(change)
-    change.connection.execute(
-        sa.insert(t.leases).values(
-            batch_id=batch_id,
-            run_key=run_key,
-            holder=run_key,
-            dataset=dataset,
-            token=token,
-            expires_at=expires,
-            returned=0,
-            n_requests=0,
-            snapshot_digest=_digest([]),
-        )
-    )
     ids = _pick(change, dataset, max_items)
-    digest = _take(change, batch_id, ids, is_first=True)
-    return Lease(batch_id, token, tuple(ids), instant(expires), digest)
+    values: dict[str, Any] = {
+        "batch_id": batch_id,
+        "run_key": run_key,
+        "holder": run_key,
+        "dataset": dataset,
+        "expires_at": expires,
+        "returned": 0,
+        "n_requests": len(ids),
+        "snapshot_digest": _digest(ids),
+    }
+    token = _next_token(change, sa.insert(t.leases), values)
+    _take(change, batch_id, ids, is_first=True)
+    return Lease(batch_id, token, tuple(ids), instant(expires), values["snapshot_digest"])
 
 
 def _pick(change: Change, dataset: str, max_items: int) -> list[str]:
@@ -153,31 +171,26 @@ def _back_in_queue(change: Change, batch_id: str) -> list[str]:
     return list(change.connection.execute(statement).scalars())
 
 
-def _take(change: Change, batch_id: str, ids: Sequence[str], *, is_first: bool) -> str:
-    """Move queued, locked requests into a batch; the first time this is its snapshot."""
-    digest = _digest(ids)
+def _take(change: Change, batch_id: str, ids: Sequence[str], *, is_first: bool) -> None:
+    """Move queued, locked requests into a batch; the first time they are its snapshot."""
     if is_first and ids:
         source = sa.select(sa.literal(batch_id), _R.request_id).where(
             change.database.among(_R.request_id, ids)
         )
         names = ["batch_id", "request_id"]
         change.connection.execute(sa.insert(t.batch_items).from_select(names, source))
-        _update_lease(change, batch_id, {"n_requests": len(ids), "snapshot_digest": digest})
     move_many(change, ids, State.LEASED, None, {"batch_id": batch_id})
-    return digest
+
+
+def _is_waking(change: Change, dataset: str) -> tuple[sa.ColumnElement[bool], ...]:
+    waiting = State.RETRY_WAIT.value
+    return (_R.state == waiting, _R.dataset == dataset, _R.not_before <= change.at)
 
 
 def _wake(change: Change, dataset: str) -> None:
-    statement = (
-        sa.select(_R.request_id)
-        .where(
-            _R.state == State.RETRY_WAIT.value,
-            _R.dataset == dataset,
-            _R.not_before <= change.at,
-        )
-        .with_for_update(skip_locked=True)
-    )
-    ids = list(change.connection.execute(statement).scalars())
+    statement = sa.select(_R.request_id).where(*_is_waking(change, dataset))
+    locked = statement.with_for_update(skip_locked=True)
+    ids = list(change.connection.execute(locked).scalars())
     move_many(change, ids, State.QUEUED, "time to try again", {"not_before": None})
 
 
@@ -218,20 +231,19 @@ def _unfinished(change: Change, dataset: str) -> Any:
     ).first()
 
 
-def _next_token(change: Change) -> int:
-    if not change.database.is_sqlite:
-        return int(change.connection.execute(sa.text("SELECT nextval('lease_token')")).scalar_one())
-    highest = change.connection.execute(sa.select(sa.func.max(_L.token))).scalar()
-    return int(highest or 0) + 1
+def _next_token(change: Change, statement: Any, values: dict[str, Any]) -> int:
+    """Insert or update a lease with a token that was never used before, and return the token."""
+    token: Any = sa.func.nextval("lease_token")
+    if change.database.is_sqlite:
+        other = t.leases.alias()
+        highest = sa.select(sa.func.coalesce(sa.func.max(other.c.token), 0) + 1)
+        token = highest.scalar_subquery()
+    statement = statement.values(token=token, **values).returning(_L.token)
+    return int(change.connection.execute(statement).scalar_one())
 
 
 def _update_lease(change: Change, batch_id: str, values: dict[str, Any]) -> None:
     change.connection.execute(sa.update(t.leases).where(_L.batch_id == batch_id).values(**values))
-
-
-def _snapshot_digest(change: Change, batch_id: str) -> str:
-    statement = sa.select(_L.snapshot_digest).where(_L.batch_id == batch_id)
-    return str(change.connection.execute(statement).scalar_one())
 
 
 def _digest(request_ids: Sequence[str]) -> str:

@@ -75,11 +75,10 @@ def close_many(change: Change, closings: Sequence[Closing], *, token: int) -> No
     for row in rows:
         _require_legal(row, State.CLOSED)
     single = [row for row in rows if json.loads(row.datasets) == [row.dataset]]
+    several = [row for row in rows if json.loads(row.datasets) != [row.dataset]]
     _close_alike(change, single, wanted)
     closed = [row.request_id for row in single]
-    for row in rows:
-        if row not in single and _close_part(change, row, wanted[row.request_id]):
-            closed.append(row.request_id)
+    closed += [r.request_id for r in several if _close_part(change, r, wanted[r.request_id])]
     _close_copies(change, closed)
 
 

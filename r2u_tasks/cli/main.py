@@ -25,6 +25,7 @@ from r2u_tasks.cli import (
     lineage,
     models,
     proof,
+    queue,
     recipients,
     requests,
     scan,
@@ -49,6 +50,7 @@ app.add_typer(policies.calibrate_app)
 app.add_typer(models.app)
 app.add_typer(requests.app, name="request")
 app.add_typer(requests.intake_app)
+app.add_typer(queue.app, name="queue")
 app.add_typer(drop.app, name="drop")
 app.add_typer(proof.app)
 app.add_typer(keys.app, name="keys")

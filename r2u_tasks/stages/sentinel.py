@@ -1,16 +1,16 @@
 """Stage ``sentinel``: what nobody looks at until it is too late.
 
-Deadlines at 50, 80 and 100 %, leases that ran out, the ledger's chain, a model that serves or has
-an alias and knows an erased record, erased records that came back, recipients that do not answer,
-strings of erased persons that are still readable, and rows of batches that lie around. Reads only;
-every warning says what it means and what to do.
+Deadlines at 50, 80 and 100 %, a queue that does not fit together, leases that ran out, the ledger's
+chain, a model that serves or has an alias and knows an erased record, erased records that came
+back, recipients that do not answer, strings of erased persons that are still readable, and rows of
+batches that lie around. Reads only; every warning says what it means and what to do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from governance.clock import share_used
 from governance.deletion_queue import RequestRow, State
 from governance.digests import read_json
 from governance.errors import TrackingUnavailableError
@@ -26,6 +26,7 @@ from r2u_tasks.stages.recipients import notices_of
 from r2u_tasks.stages.taint import why_tainted
 from r2u_tasks.stages.unlearn.steps import is_in_batch
 
+_MAX_DEADLINES = 100
 _LEVELS = ((1.0, "critical"), (0.8, "warning"), (0.5, "info"))
 
 
@@ -42,8 +43,9 @@ def check(*, run_id: str, dataset: str, root_uri: str) -> JSON:
     """
     context = open_context(dataset, root_uri)
     now = datetime.now(UTC)
-    requests = [row for row in context.queue.list_requests() if row.state != State.CLOSED]
-    warnings = [warning for row in requests if (warning := _deadline(row, now)) is not None]
+    requests = list(context.queue.iterate_open())
+    warnings = _deadlines(requests, now)
+    warnings += _unsound_queue(context)
     warnings += _stuck_leases(context, now)
     warnings += _waiting_for_person(requests)
     warnings += _ledger(context)
@@ -60,17 +62,49 @@ def check(*, run_id: str, dataset: str, root_uri: str) -> JSON:
     }
 
 
-def _deadline(row: RequestRow, now: datetime) -> JSON | None:
-    used = share_used(row.clock_start, row.due_at, now)
+def _deadlines(requests: Sequence[RequestRow], now: datetime) -> list[JSON]:
+    """Warn of periods that are half over, nearly over or over; a pause stands still.
+
+    Those that are worst off come first and one by one, the others as a number: a list that nobody
+    can read warns nobody.
+    """
+    late = [(used, row) for row in requests if (used := row.share_used(now)) >= _LEVELS[-1][0]]
+    late.sort(key=lambda pair: (-pair[0], pair[1].request_id))
+    warnings = [_deadline(used, row) for used, row in late[:_MAX_DEADLINES]]
+    rest = late[_MAX_DEADLINES:]
     for level, severity in _LEVELS:
-        if used >= level:
-            what = "is breached" if level >= 1 else f"is used up to {used:.0%}"
-            message = (
-                f"the period to answer {what}, due {row.due_at:%Y-%m-%d}, state {row.state}; "
-                "run a batch, or extend the period and tell the person why"
-            )
-            return _warning("deadline", severity, message, row.request_id)
-    return None
+        n = sum(used >= level for used, _ in rest)
+        rest = [pair for pair in rest if pair[0] < level]
+        if n:
+            message = f"{n} more requests have used {level:.0%} of their period or more"
+            warnings.append(_warning("deadline", severity, message))
+    return warnings
+
+
+def _deadline(used: float, row: RequestRow) -> JSON:
+    what = "is breached" if used >= 1 else f"is used up to {used:.0%}"
+    severity = next(name for level, name in _LEVELS if used >= level)
+    do = "run a batch, or extend the period and tell the person why"
+    if row.state in {State.REJECTED, State.EXEMPT}:
+        do = "it is decided: tell the person, and answer it"
+    elif row.state == State.UNVERIFIED:
+        do = "ask for the proof of identity, or reject it with the reason"
+    elif row.state == State.HELD:
+        do = "decide about its hold, or extend the period and tell the person why"
+    message = f"the period to answer {what}, due {row.due_at:%Y-%m-%d}, state {row.state}; {do}"
+    return _warning("deadline", severity, message, row.request_id)
+
+
+def _unsound_queue(context: StageContext) -> list[JSON]:
+    return [
+        _warning(
+            "queue",
+            "critical",
+            f"the deletion queue does not fit together: {problem}; somebody wrote to its database "
+            "around the software: keep a copy and find out who",
+        )
+        for problem in context.queue.find_problems()
+    ]
 
 
 def _stuck_leases(context: StageContext, now: datetime) -> list[JSON]:

@@ -141,8 +141,8 @@ def test_exactly_the_transitions_of_the_code_happen_in_the_database(queue_url, a
     with queue._database.engine.connect() as connection:
         # The door is opened for this transaction only, to put a request into each state.
         connection.execute(sa.text("BEGIN")) if sqlite else None
-        on = "" if sqlite else " ON requests"
-        connection.execute(sa.text(f"DROP TRIGGER guard_00_requests{on}"))
+        door = "guard_requests_insert_0" if sqlite else "guard_requests_insert ON requests"
+        connection.execute(sa.text(f"DROP TRIGGER {door}"))
         lease = "('b0', 'r', 'r', 'default', 1, 'x', 0, 0, 'x')"
         connection.execute(sa.text(f"INSERT INTO leases VALUES {lease}"))
         values = ", ".join(f":{name}" for name in columns)
