@@ -42,15 +42,15 @@ def main(arguments: Sequence[str] = ()) -> int:
         study.snapshots()
         control = study.audit_in_child()
         print(json.dumps({"control": control, "found_before": sorted(found_before)}), flush=True)
-        tries = []
-        for step in STEPS:
-            for number in range(options.repeats):
+        tries: list[Try] = []
+        for number in range(options.repeats):
+            for step in STEPS:
                 moment = random_moment(study.seconds[step], chance)
                 tries.append(study.kill(step, at_s=moment, same_run=number % 2 == 0))
                 print(json.dumps(asdict(tries[-1])), flush=True)
-    if not options.no_results:
-        write_results(NAME, _rows(tries, control, found_before))
-        plot(NAME, lambda axes: _draw(axes, tries, study), title="Moments of kill -9, by step")
+            if not options.no_results:  # after each round: a study that is stopped says how far
+                write_results(NAME, _rows(tries, control, found_before))
+                _plot(tries, study)
     return int(bool(control) or any(one.problems for one in tries))
 
 
@@ -74,6 +74,10 @@ def _rows(tries: list[Try], control: list[str], before: dict[str, list[str]]) ->
             ),
         ]
     return rows
+
+
+def _plot(tries: list[Try], study: KillStudy) -> None:
+    plot(NAME, lambda axes: _draw(axes, tries, study), title="Moments of kill -9, by step")
 
 
 def _draw(axes: Any, tries: list[Try], study: KillStudy) -> None:

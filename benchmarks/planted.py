@@ -63,6 +63,7 @@ deletion:
 policy: policy.yaml
 model: {factory: "planted_net:build", parameters: {width: 16}}
 training: {stable_epochs: 12, revocable_epochs: 3, n_slices: 2, learning_rate: 0.02}
+readiness: {efficiency_weight: 0.0, retention_weight: 0.0, resistance_weight: 0.0}
 evidence: {pool_size: 4}
 queue: {lease_s: 1}
 buckets: 2
