@@ -80,6 +80,8 @@ _ORDER = (
     "batch_closed",
 )
 _LIMIT_S = 300.0
+_LEASE_S = 1.2
+"""A little more than the lease that the declaration of the study gives."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class KillStudy:
         self.restore(step)
         killed = _kill_child(lambda: self._run(step), at_s)
         run_id = "night" if same_run else "next"
+        if not same_run:
+            time.sleep(_LEASE_S)  # another run gets the requests when the lease has run out
         problems: list[str] = []
         if error := _in_child(lambda: self._finish(run_id), check=False):
             problems.append(f"the next run failed: {error.strip().splitlines()[-1]}")

@@ -3,7 +3,8 @@
 **Purpose.** Takes the requests that are due first, erases their rows, makes the model forget them,
 and tests that it did, against models that never saw the records. If the fast way is not good
 enough, the exact way (training again from a state that never saw the records) follows by itself.
-Each request closes with a signed certificate. Then the risk policy is held against the requests.
+What still remembers the records is purged; a list says what remains and until when. Each request
+closes with a signed certificate. Then the risk policy is held against the requests.
 
 **In:** the deletion queue. **Out:** the new serving model, evidence, certificates.
 

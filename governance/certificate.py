@@ -40,6 +40,7 @@ BUNDLE_FILES = (
     "evidence.json",
     "evidence-replay.json",
     "members.json",
+    "remains.json",
     "result-model.json",
 )
 

@@ -93,23 +93,18 @@ def table_version(path: Path) -> int:
     return int(_open(path).version())
 
 
-def publish_table(
-    path: Path, table: pa.Table, *, transaction: str, guard: Callable[[], None] | None = None
-) -> int:
+def publish_table(path: Path, table: pa.Table, *, transaction: str) -> int:
     """Replace the whole table in one commit and return the new version.
 
     Args:
         path: Folder of the table.
         table: New content; partitioned by ``bucket`` if it has that column.
         transaction: Name of the write; a repeat with the same name changes nothing.
-        guard: Called when no one else can write any more; what it raises stops the write.
 
     Raises:
         DataError: The disk is full or not writable; the former version stays.
     """
     with _exclusive(path):
-        if guard is not None:
-            guard()
         return _write(path, table, mode="overwrite", transaction=transaction)
 
 

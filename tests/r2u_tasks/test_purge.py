@@ -59,8 +59,13 @@ def test_an_erasure_reaches_children_aliases_and_recipients(place):
     unlearn.plan_batch(**batch)
     context.queue.place_hold(held["request_id"], "legal_claim", now=datetime.now(UTC))
 
+    killed = context.workspace.model("ready-killed") / "checkpoints" / "1.safetensors"
+    killed.parent.mkdir(parents=True)
+    killed.write_bytes(weights.read_bytes())  # a training that died before the erasure
+
     unlearn.run_batch(run_id="night", **place)
 
+    assert not killed.parent.parent.exists()
     assert outcomes(place) == {
         **{f"ask-{person}": ("closed", "forgotten") for person in ERASED},
         "held": ("held", None),  # it left the batch between plan and erasure, with its rows

@@ -36,6 +36,10 @@ def plan_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSO
     """
     context = open_context(dataset, root_uri)
     plan = once(context, batch_id, "plan", lambda: make_plan(context, batch_id, token))
+    # Again, as a lease that ran out gave them back to the queue before this run took them again.
+    here = {row.request_id for row in leased_requests(context, batch_id) if is_in_batch(row)}
+    mine = [request_id for request_id in plan["requests"] if request_id in here]
+    move_all(context, mine, "planned", "approved", token=token)
     events.batch_started(context, plan)
     return plan
 

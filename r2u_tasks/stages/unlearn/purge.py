@@ -1,11 +1,11 @@
 """Deleting what still remembers the erased records, looking for what is left, and saying so.
 
 Weights and checkpoints of every model that was trained on them, here and in the registry, children
-included; pools; aliases that pointed to them; history of the tables; rows of a source that is ours;
-lines of logs and of refused request files that name them; the queue's write-ahead log; at last the
-rows that the batch kept. Optimiser states are never stored. Then every file that is text or a
-database is searched for strings that only the erased persons had, and ``remains.json`` says what
-remains, where, and until when.
+included; work that was not finished; pools; aliases that pointed to them; history of the tables;
+rows of a source that is ours; lines of logs and of refused request files that name them; the
+queue's write-ahead log; at last the rows that the batch kept. Optimiser states are never stored.
+Then every file that is text or a database is searched for strings that only the erased persons
+had, and ``remains.json`` says what remains, where, and until when.
 
 The ledger says which models go before the first file goes.
 """
@@ -33,7 +33,7 @@ from r2u_tasks.stages.recipients import tell_recipients
 from r2u_tasks.stages.taint import why_tainted
 from r2u_tasks.stages.unlearn.candidate import batch_data
 from r2u_tasks.stages.unlearn.remains import list_remains
-from r2u_tasks.stages.unlearn.steps import approved_plan, move_all, once, result_of
+from r2u_tasks.stages.unlearn.steps import approved_plan, move_all, once, result_of, step_path
 
 _LINES = {".csv", ".jsonl"}
 
@@ -67,6 +67,8 @@ def _purge(context: StageContext, batch_id: str) -> JSON:
     rows = read_rows(workspace.batch(batch_id))
     for key in scope["models"]:
         _remove_weights(context, key)
+    for name in scope["unfinished"]:
+        shutil.rmtree(workspace.root / name, ignore_errors=True)
     or_owe(f"weights of {len(scope['models'])} models", lambda: catch_up(context))
     aliases = _remove_aliases(context, scope["models"])
     _, data = batch_data(context, batch_id, load_record(workspace, plan["model_key"]))
@@ -120,7 +122,32 @@ def _scope(context: StageContext, batch_id: str, promotion: JSON) -> JSON:
         models.append(key)
         if record.kind == CHILD:
             children.append(key)
-    return {"models": models, "children": children}
+    return {"models": models, "children": children, "unfinished": _unfinished(context, batch_id)}
+
+
+def _unfinished(context: StageContext, batch_id: str) -> list[str]:
+    """Return folders of trainings and classifications that began before the erasure.
+
+    A killed one keeps rows, or checkpoints that saw them; one that still runs is thrown away when
+    it sees the tombstones, and does its work again.
+    """
+    root = context.workspace.root
+    erased_at = step_path(context, batch_id, "erasure").stat().st_mtime
+    folders = [
+        *(f for f in context.workspace.models.glob("*") if not (f / "model.json").exists()),
+        *(root / "staging").glob("*"),
+    ]
+    return [
+        folder.relative_to(root).as_posix()
+        for folder in sorted(folders)
+        if folder.is_dir() and _began(folder) < erased_at
+    ]
+
+
+def _began(folder: Path) -> float:
+    """Return when the oldest file below a folder was written."""
+    times = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file()]
+    return min(times, default=folder.stat().st_mtime)
 
 
 def _has_weights(folder: Path) -> bool:
