@@ -9,7 +9,7 @@ as there: counts, never values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 from governance.errors import DataError
 from governance.scanner.decision import conclude
 from governance.scanner.findings import ColumnCounts, ColumnFindings, Evidence, Profile
-from governance.scanner.scan import as_text
+from governance.scanner.scan import as_text, scan_with
 
 RECOGNIZERS: dict[str, tuple[str, str]] = {
     "email": ("EmailRecognizer", "EMAIL_ADDRESS"),
@@ -107,6 +107,12 @@ class PresidioScanner:
             )
             counts += ColumnCounts(name=name, profile=profile, evidence=evidence)
         return counts
+
+    def scan_table(
+        self, table: pa.Table | Iterable[pa.RecordBatch | pa.Table]
+    ) -> list[ColumnFindings]:
+        """Return the findings of every column of a table or of its batches."""
+        return scan_with(table, lambda column, name: self.count_column(column, name=name))
 
     def scan_column(self, column: pa.ChunkedArray | pa.Array, *, name: str = "") -> ColumnFindings:
         """Return what a column is and contains, by the rules of ``governance.scanner``."""

@@ -6,7 +6,7 @@ buckets can be scanned apart and joined.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -77,9 +77,18 @@ def scan_table(
         table: A table, or batches of one that need not fit into memory together.
         entities: Entities to look for.
     """
+    return scan_with(table, lambda column, name: count_column(column, name=name, entities=entities))
+
+
+def scan_with(
+    table: pa.Table | Iterable[pa.RecordBatch | pa.Table],
+    count: Callable[[Column, str], ColumnCounts],
+) -> list[ColumnFindings]:
+    """Return the findings of every column, whose parts ``count`` counts."""
     total: list[ColumnCounts] = []
     for batch in [table] if isinstance(table, pa.Table) else table:
-        part = count_table(batch, entities=entities)
+        named = zip(batch.columns, batch.column_names, strict=True)
+        part = [count(column, name) for column, name in named]
         total = [one + other for one, other in zip(total, part, strict=True)] if total else part
     return [conclude(counts) for counts in total]
 

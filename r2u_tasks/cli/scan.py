@@ -28,17 +28,24 @@ Entities = Annotated[
 
 
 @app.command(epilog="Example: `r2u scan people.csv`, `r2u scan people.csv -e email -e phone`")
-def scan(source: Source, entity: Entities = None, as_json: AsJson = False) -> None:
+def scan(
+    source: Source,
+    entity: Entities = None,
+    presidio: Annotated[
+        bool, typer.Option("--presidio", help="Use Presidio's pattern recognisers (slow).")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Find personal data by column: what it is, how much, and the data category for the policy."""
     from governance.errors import DataError
-    from governance.scanner import NAMES, scan_table
+    from governance.scanner import NAMES
 
     unknown = sorted(set(entity or ()) - set(NAMES))
     if unknown:
         message = f"--entity: expected some of {', '.join(NAMES)}; got {', '.join(unknown)}"
         raise DataError(message)
     with waiting("scan"):
-        findings = scan_table(_batches(source), entities=tuple(entity or NAMES))
+        findings = _scan(_batches(source), tuple(entity or ()), presidio=presidio)
     if as_json:
         print_json({"columns": [column.to_dict() for column in findings], **_policy(findings)})
         return
@@ -47,6 +54,18 @@ def scan(source: Source, entity: Entities = None, as_json: AsJson = False) -> No
     if hint:
         title = "\nFor the policy, after a look at each line:\n"
         out.print(title + hint, markup=False, highlight=False, soft_wrap=True)
+
+
+def _scan(
+    batches: Iterator[Any], entities: tuple[str, ...], *, presidio: bool
+) -> list[ColumnFindings]:
+    from governance.scanner import NAMES, scan_table
+
+    if not presidio:
+        return scan_table(batches, entities=entities or NAMES)
+    from governance.presidio import SUPPORTED, PresidioScanner
+
+    return PresidioScanner(entities or SUPPORTED).scan_table(batches)
 
 
 def _batches(source: Path) -> Iterator[Any]:

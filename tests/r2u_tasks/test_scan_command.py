@@ -50,6 +50,16 @@ def test_json_holds_entities_counts_and_suggestions(source):
     assert [40, 40, 40] == [column["n_cells"] for column in told["columns"]]
 
 
+def test_presidio_gives_the_same_records(tmp_path):
+    """With the extra, its recognisers count; the page and the suggestions are made alike."""
+    pytest.importorskip("presidio_analyzer", reason="needs the extra 'presidio'")
+    path = tmp_path / "people.parquet"
+    pq.write_table(TABLE, path)
+    told = json.loads(run(path, "--presidio", "-e", "email", "-e", "url", "--json"))
+
+    assert {"e-mail": "user.contact.email"} == told["categories"]
+
+
 def test_the_page_holds_no_value_and_a_policy_that_parses(source):
     """What is printed below the table is YAML for the policy; no cell is quoted anywhere."""
     page = run(source)
