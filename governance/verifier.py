@@ -35,12 +35,17 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -264,6 +269,7 @@ def read_chain(path: Path, trusted_pem: bytes, *, torn: bool = False) -> Chain:
         CheckFailedError: The chain is broken, or the key is not one of its keys.
         OSError: The file cannot be read.
     """
+    trusted_pem = normal_pem(trusted_pem)
     lines = path.read_bytes().split(b"\n")
     if lines[-1] != b"" and not torn:
         _fail("the last line is torn; a crash leaves that, and the next entry sets it aside")
@@ -325,6 +331,15 @@ def public_key(pem: bytes) -> Ed25519PublicKey:
         _fail("expected an Ed25519 public key")
         raise AssertionError
     return key
+
+
+def normal_pem(pem: bytes) -> bytes:
+    """Return a public key as PEM in its one spelling: a copy may have other line ends.
+
+    Raises:
+        CheckFailedError: It is no Ed25519 public key.
+    """
+    return public_key(pem).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def verify_inclusion(leaf: bytes, proof: Sequence[Sequence[str]], root: str) -> bool:
@@ -469,9 +484,7 @@ def _check_signature(path: Path, public_key_path: Path, ledger: Path, state: dic
     raw = base64.b64decode(signature["sig"], validate=True)
     if set(signature) != {"keyid", "sig"} or base64.b64encode(raw).decode() != signature["sig"]:
         _fail("the signature is not in canonical form")
-    trusted = public_key_path.read_bytes()
-    state["trusted"] = trusted
-    public_key(trusted)
+    trusted = state["trusted"] = normal_pem(public_key_path.read_bytes())
     pem = _key_of(signature["keyid"], trusted, ledger, state)
     try:
         public_key(pem).verify(raw, pre_authentication_encoding(payload))
@@ -1009,9 +1022,10 @@ def _fail(message: str) -> None:
 
 
 def find_certificates(paths: Iterable[Path]) -> list[Path]:
-    """Return certificate files: a file as it is, of a folder all below it, sorted."""
+    """Return certificate files: a file as it is, of a folder or a pattern all of them, sorted."""
     found: list[Path] = []
-    for path in paths:
+    matches = (sorted(map(Path, glob(str(path)))) or [path] for path in paths)
+    for path in (match for group in matches for match in group):
         if path.is_dir():
             below = path.glob("*.json") if path.name == "certificates" else []
             found += sorted({*below, *path.rglob("certificates/*.json")})

@@ -59,10 +59,14 @@ def keys_rotate(
     import os
 
     from governance.ledger import Ledger
-    from governance.signing import adopt_key, key_id, signer_in_use
+    from governance.signing import HOOK_VARIABLE, KEY_VARIABLE, adopt_key, key_id, signer_in_use
     from governance.workspace import open_workspace
 
     workspace = open_workspace(str(root_folder(dataset, root)))
+    elsewhere = [name for name in (HOOK_VARIABLE, KEY_VARIABLE) if os.environ.get(name)]
+    if target is None and elsewhere:
+        message = f"keys rotate: the key comes from {elsewhere[0]}; expected --to with the next one"
+        raise PermanentError(message)
     new = _next_signer(workspace.keys, target)
     old = signer_in_use(workspace.keys, os.environ)
     entry = Ledger(workspace.ledger, old).rotate(new)
@@ -71,6 +75,8 @@ def keys_rotate(
     show(result, as_json, None)
     if not as_json:
         out.print("Hand the new signing.pub.pem to your auditors; old certificates still verify.")
+        if target is not None:
+            out.print("From now on the stages have to find the new key: see docs/keys.md.")
 
 
 def _next_signer(folder: Path, target: str | None) -> Signer:

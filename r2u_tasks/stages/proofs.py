@@ -128,6 +128,9 @@ def check_members(*, batch_dir: Path) -> JSON:
         found = set_difference(parent, child, asked)
     except DataError as error:
         return {"ok": False, "detail": str(error)}
+    except (ValueError, LookupError) as error:
+        kind = type(error).__name__
+        return {"ok": False, "detail": f"expected manifests and members, got {kind}"}
     if found.to_dict() != sealed["difference"]:
         return {"ok": False, "detail": "counting again gives another set difference"}
     return {
@@ -153,6 +156,7 @@ def _models(workspace: Workspace) -> list[_Model]:
     found = [
         _Model(path.parent.name, path.parent / "members.parquet", read_json(path))
         for path in workspace.models.glob("*/manifest.json")
+        if (path.parent / "members.parquet").exists()  # a purge may have taken them
     ]
     return sorted(found, key=lambda model: (model.manifest["created_at"], model.key))
 

@@ -6,12 +6,13 @@ import random
 import shutil
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from governance.certificate import seal_bundle
 from governance.digests import canonical_json, digest_file, digest_json, write_json
 from governance.errors import ReleaseBlockedError
 from governance.ledger import Ledger, read_entries
-from governance.signing import PUBLIC_NAME, load_or_make_signing_key
+from governance.signing import PUBLIC_NAME, KeySigner, load_or_make_signing_key
 from governance.suppression import pseudonym
 from governance.verifier import (
     POOL_CONDITIONS,
@@ -463,6 +464,30 @@ def test_a_table_that_was_loaded_while_it_was_erased_is_not_called_compared(tmp_
     assert any("raw was loaded anew" in line for line in result.not_checked)
 
 
+def test_a_public_key_with_other_line_ends_is_the_same_key(sealed):
+    """Auditors copy keys through mail and other systems."""
+    sealed.public.write_bytes(sealed.public.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert sealed.verify().ok
+
+
+def test_certificates_verify_after_the_key_was_rotated(sealed, tmp_path):
+    """By the old public key and by the new one; a certificate under a retired key is refused."""
+    new = KeySigner(Ed25519PrivateKey.generate())
+    sealed.ledger.rotate(new)
+    path = tmp_path / "new.pem"
+    path.write_bytes(new.public_pem)
+    assert sealed.verify().ok
+    result = verify_certificate(sealed.certificate(), public_key_path=path)
+    assert (True, "by a key that the ledger chains" in result.checks[0][2]) == (result.ok, True)
+
+    for entry in sealed.batch.glob("certificates/*"):
+        entry.unlink()
+    (sealed.batch / "bundle.json").unlink()
+    sealed.ledger.append("batch_closed", {"batch_id": "b0"})
+    with pytest.raises(ReleaseBlockedError, match="no longer in use"):
+        sealed.seal()
+
+
 def test_sealing_again_gives_the_same_root(sealed):
     """A crash between sealing and answering repeats the step without a second ledger entry."""
     before = read_entries(sealed.root / "ledger.jsonl")
@@ -480,6 +505,7 @@ def test_the_command_line_has_exit_codes(sealed, capsys):
     out = capsys.readouterr().out
     assert "FAILED bundle: plan.json was changed" in out
     assert "not checked: no ledger head given" in out
+    assert main([str(sealed.batch / "certificates" / "*.json"), *arguments[1:]]) == 1
     assert main([str(sealed.batch / "none.json"), "--public-key", str(sealed.public)]) == 2
 
 
