@@ -4,7 +4,8 @@
 deletion queue, with its legal deadline. Rows that cannot be understood go to the rejects folder
 with the reason, so that nothing is lost in silence; a file that was read before changes nothing.
 
-**In:** CSV, JSON Lines or Parquet files in the inbox, dropped there or sent over the API.
+**In:** CSV, JSON Lines or Parquet files in the inbox, dropped there or sent over the API, or a ZIP
+of California's DROP.
 **Out:** the deletion queue; it wakes `unlearn_batch`.
 
 **If it fails:** no request is lost and none is stored twice; a file that was not read to its end

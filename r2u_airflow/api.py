@@ -127,7 +127,8 @@ def _add_reading(app: FastAPI) -> None:
         """Say what the request would touch, take and cost; changes nothing."""
         return _of_one(request_id, place, dry_run.plan_request)
 
-    @app.post("/plan", dependencies=[MAY_READ], tags=["plan"])
+    # Not for readers: whoever may name a person here learns whether there are data of them.
+    @app.post("/plan", dependencies=[MAY_SUBMIT], tags=["plan"])
     def plan_target(body: Target, place: PlaceDep) -> dict[str, Any]:
         """Say what a request that is not submitted would touch, take and cost; changes nothing."""
         return dry_run.plan_target(**body.model_dump(), **place)

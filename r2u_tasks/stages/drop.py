@@ -110,6 +110,8 @@ def answer_items(*, dataset: str, root_uri: str, opted_out: bool = False) -> JSO
     files: list[str] = []
     removed = _removed_ids(context)
     for folder in _downloads(context):
+        if not (folder / _MATCHES).exists():
+            continue  # our table could not be read then; the download is to be dropped again
         statuses = _statuses(context.queue, folder, removed, totals, opted_out=opted_out)
         for name, answers in statuses.items():
             path = _next_file(folder / "status", parse_name(name))

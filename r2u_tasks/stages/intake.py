@@ -91,9 +91,11 @@ def _take_file(context: StageContext, path: Path) -> JSON:
     if not path.is_file() or path.is_symlink():
         path.unlink()
         return new_receipt("none", refused="expected a file, got a link or a device; removed it")
+    if not os.access(path, os.R_OK):
+        return new_receipt("none", refused="expected a file that can be read; it stays there")
     digest = digest_file(path)
     known = find_receipt(context, digest)
-    if known is not None:
+    if known is not None and known["refused"] is None:  # a refused one may be better understood now
         path.unlink()
         _log.info("intake: file %s was read before; nothing was done", digest[:19])
         return {**known, "repeated": True}

@@ -131,6 +131,8 @@ def page_requests(
     last = queue.get(after) if after is not None else None
     found: list[JSON] = []
     open_only = colour not in {None, "closed"}
+    if colour == "closed" and state is None:
+        state = State.CLOSED
     due_before = now if colour == "breached" else None
     while True:
         rows = queue.list_requests(

@@ -219,6 +219,24 @@ def test_a_dataset_without_drop_refuses_the_download(place, tmp_path):
     assert "'drop' part" in result["receipts"][0]["refused"]
 
 
+def test_a_download_that_was_refused_is_read_when_it_is_dropped_again(place, tmp_path):
+    """Our own table was missing: refused, nothing answered; with the table the same bytes go in."""
+    (tmp_path / "people.csv").rename(tmp_path / "elsewhere.csv")
+    line = f"AAAAAAAAAAA1,{ITEMS['AAAAAAAAAAA1']}"
+    download(tmp_path, "x.zip", {"Email": [line]})
+    refused = intake_requests(run_id="one", **place)
+    unanswered = answer_items(**place)
+    (tmp_path / "elsewhere.csv").rename(tmp_path / "people.csv")
+    (kept,) = (tmp_path / "root" / "rejects").iterdir()
+    kept.rename(tmp_path / "root" / "inbox" / "again.zip")
+
+    again = intake_requests(run_id="two", **place)
+
+    assert (1, 0) == (refused["refused_files"], unanswered["answered"])
+    assert (0, 0, 1) == (again["refused_files"], again["repeated_files"], again["accepted"])
+    assert ["drop-AAAAAAAAAAA1"] == [row["request_id"] for row in list_requests(**place)]
+
+
 def test_the_declaration_names_every_field_of_a_list():
     """NDZ needs four columns; a declaration with three of them is refused."""
     from governance.declaration import Drop
