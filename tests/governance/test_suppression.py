@@ -8,8 +8,9 @@ import pyarrow.csv as pa_csv
 import pytest
 
 from governance.declaration import load_declaration
+from governance.source import read_source
 from governance.source_erasure import erase_from_source, is_ours
-from governance.storage import append_table, read_source, read_table
+from governance.storage import append_table, read_table
 from governance.suppression import add_tombstones, pseudonym, read_tombstones, suppress
 from governance.workspace import Workspace
 
