@@ -41,7 +41,9 @@ def propose_policy(
     if not wanted:
         return None
     rules = tuple(_changed(rule, wanted) for rule in policy.rules)
-    base = float(np.clip(round(policy.base_probability + wanted.get(_BASE, 0.0), 2), 0.0, 1.0))
+    base = (
+        float(np.clip(round(policy.base_probability + wanted.get(_BASE, 0.0), 2), 0.0, 1.0)) + 0.0
+    )
     header = policy.policy.model_copy(update={"version": policy.version + 1})
     changed = policy.model_copy(update={"policy": header, "rules": rules, "base_probability": base})
     return parse_policy(write_policy(changed), what="proposed policy")
@@ -62,10 +64,12 @@ def fit_change(
     asked = np.array([rate.asked for rate in rates])
     stated = np.array([rate.probability for rate in rates])
     observed = np.array([rate.observed for rate in rates])
-    smoothed = -np.expm1(-(asked + 0.5) / np.maximum(n, 1e-9))
+    expected = np.array([rate.expected for rate in rates])
     # Delta method: p = 1 - exp(-x / n) has the variance (1 - p)^2 x / n^2 for a Poisson count x.
-    variance = (1.0 - smoothed) ** 2 * (asked + 0.5) / np.maximum(n, 1e-9) ** 2
-    weight = np.where(n > 0, 1.0 / np.maximum(variance, 1e-12), 0.0)
+    # The count is the larger of what came and what was expected, so that no request in no time
+    # says nothing.
+    count = np.maximum(np.maximum(asked, expected), 0.5)
+    weight = n**2 / ((1.0 - np.minimum(stated, 0.9)) ** 2 * count)
     precision = design.T @ (design * weight[:, None]) + np.eye(len(names)) / _PRIOR**2
     covariance = np.linalg.inv(precision)
     change = covariance @ (design.T @ (weight * (observed - stated)))
@@ -76,4 +80,4 @@ def _changed(rule: Rule, wanted: dict[str, float]) -> Rule:
     if rule.id not in wanted or rule.add is None:
         return rule
     add = float(np.clip(round(rule.add + wanted[rule.id], 2), -1.0, 1.0))
-    return rule.model_copy(update={"add": add})
+    return rule.model_copy(update={"add": add + 0.0})  # never -0.0

@@ -141,11 +141,14 @@ class Policy(_Part):
     strata: tuple[str, ...] = ()
     categories: dict[str, str] = {}
     required: tuple[str, ...] = ()
-    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    rules: tuple[Rule, ...]
 
     @model_validator(mode="after")
     def _rule_ids_are_unique(self) -> Policy:
         ids = [rule.id for rule in self.rules]
+        if not ids:  # not a length of the field: that would also count rules that are wrong
+            message = "rules: expected at least one rule, got none"
+            raise ValueError(message)
         repeated = sorted({rule_id for rule_id in ids if ids.count(rule_id) > 1})
         if repeated:
             message = f"rules: expected unique ids, got {repeated} several times"

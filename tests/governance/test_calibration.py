@@ -132,6 +132,15 @@ def test_a_wrong_policy_gets_a_proposal_near_the_truth_and_a_right_one_none():
     assert propose_policy(POLICY, rates, horizon_days=365) is None
 
 
+@pytest.mark.parametrize("days", [1e-6, 1.0, 30.0])
+def test_no_request_in_no_time_asks_for_no_change(days):
+    """Right after a classification nothing was asked for, and that says nothing about a year."""
+    run = run_of([50] * 4)
+    rates = group_rates([run], [], until=START + timedelta(days=days))
+
+    assert propose_policy(POLICY, rates, horizon_days=365) is None
+
+
 def test_no_drift_raises_the_alarm_no_more_often_than_stated():
     """400 streams of 26 batches at the stated rates: a share of at most alpha alarms."""
     generator = np.random.default_rng(4)
