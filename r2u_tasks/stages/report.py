@@ -39,6 +39,7 @@ from r2u_tasks.stages.mirror import owed
 
 _EVIDENCE = ("evidence", "evidence-replay")
 _HEAD = "ledger-head.json"
+_MIRRORED = "entry in MLflow"
 _KEPT = ("kept_exempt", "partial")
 
 
@@ -215,11 +216,11 @@ class Collector:
         workspace = self._context.workspace
         folders = [workspace.batch(batch["batch_id"]) for batch in batches]
         listed = [read_json(p) for f in folders if (p := f / "remains.json").exists()]
-        latest = {
-            (entry["what"], entry["where"]): entry for one in listed for entry in one["remains"]
-        }
+        latest = {(e["what"], e["where"]): e for one in listed for e in one["remains"]}
         lines = [
-            _line(f"{e['what']} ({e['where']}): {e['why']}", e["until"]) for e in latest.values()
+            _line(f"{entry['what']} ({entry['where']}): {entry['why']}", entry["until"])
+            for entry in latest.values()
+            if entry["what"] != _MIRRORED  # what is owed now, the report says elsewhere
         ]
         n_traces = sum(len(one["found"]) for one in listed)
         if n_traces:
