@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ CANDIDATES: dict[str, ReadinessConfig] = {
     "D": replace(_D, normalized_step=True, inner_lr=0.1),
     "A": _A,
     "A-light": replace(_A, efficiency_weight=0.2, revocable_weight=0.3),
+    "A-bounded": replace(_A, efficiency_weight=0.2, revocable_weight=0.3, max_gradient_norm=1.0),
 }
 """Readiness settings to choose from on validation seeds, once for each task and setting."""
 
@@ -60,6 +61,11 @@ class Arm:
     stable_first: float = 0.0
 
 
+def _as_changes(config: ReadinessConfig) -> dict[str, object]:
+    """Return settings as changes, so that an arm has them whatever candidate was chosen."""
+    return {part.name: getattr(config, part.name) for part in fields(config)}
+
+
 ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (
@@ -78,6 +84,11 @@ ARMS: dict[str, Arm] = {
         Arm("ordinary-phases", None, stable_first=0.8),
         Arm("reweighting-0.1", None, revocable_loss=0.1),
         Arm("ordinary-4x", None, epochs_factor=4.0),
+        Arm("absolute", _as_changes(_A)),
+        Arm(
+            "absolute-first-last-20",
+            _as_changes(_A) | {"order": Order.FIRST, "last_fraction": 0.2},
+        ),
         Arm("second-no-efficiency", {"efficiency_weight": 0.0}),
         Arm("second-no-retention", {"retention_weight": 0.0}),
         Arm("second-resistance", {"resistance_weight": 0.5}),
