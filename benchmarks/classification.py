@@ -36,23 +36,21 @@ from governance.source import SourceStream
 from governance.storage import with_buckets
 from r2u_tasks.stages.classify import classify_data
 
-BUCKETS = 64
 AS_OF = date(2026, 1, 1)
 
-DECLARATION = f"""
+DECLARATION = """
 name: bench
 task: tabular
-source: {{path: rows.parquet, format: parquet}}
+source: {path: rows.parquet, format: parquet}
 columns:
   record_id: record_id
   subject_id: subject_id
-  label: {{name: label, classes: [0, 1]}}
-  features: [{{name: age, kind: numeric}}, {{name: income, kind: numeric}}]
+  label: {name: label, classes: [0, 1]}
+  features: [{name: age, kind: numeric}, {name: income, kind: numeric}]
   governance: [basis, country, consented_at, subject_type, tenant, zip, email]
-deletion: {{deletion_class: bench}}
+deletion: {deletion_class: bench}
 policy: policy.yaml
-model: {{factory: "a:b"}}
-buckets: {BUCKETS}
+model: {factory: "a:b"}
 """
 
 POLICY = """
@@ -99,7 +97,8 @@ def make_source(folder: Path, n: int) -> None:
     duckdb.execute("SET memory_limit = '1GB'")
     duckdb.execute("SET preserve_insertion_order = false")
     duckdb.execute(statement)
-    (folder / "bench.yaml").write_text(DECLARATION, encoding="utf-8")
+    buckets = 8 if n <= 1_000_000 else 64  # 8 is the default of a declaration
+    (folder / "bench.yaml").write_text(f"{DECLARATION}buckets: {buckets}\n", encoding="utf-8")
     (folder / "policy.yaml").write_text(POLICY, encoding="utf-8")
     (folder / "detect.yaml").write_text(POLICY + DETECTOR, encoding="utf-8")
 
@@ -109,7 +108,8 @@ def stage_rows(folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     declaration = load_declaration(folder / "bench.yaml")
     staging = Staging(folder / "staging")
-    parts = (with_buckets(part, "subject_id", BUCKETS) for part in SourceStream(declaration))
+    source = SourceStream(declaration)
+    parts = (with_buckets(part, "subject_id", declaration.buckets) for part in source)
     n = staging.write_rows(parts)
     return {"rows_per_s": n / (time.perf_counter() - started), "peak_mib": peak_mib()}
 
