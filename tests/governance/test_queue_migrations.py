@@ -206,3 +206,31 @@ def test_tables_of_the_code_are_those_of_the_database(queue):
             expected[table.name, column.name] = (bool(column.nullable), column.primary_key)
 
     assert found == expected
+
+
+def test_no_question_of_a_lease_scans_the_queue_on_sqlite(tmp_path, ask):
+    """Also with statistics: the time of a claim must not grow with what is waiting."""
+    queue = open_queue(f"sqlite:///{tmp_path / 'queue.db'}")
+    queue.submit_many([ask(f"r{number}") for number in range(2000)])
+    asked = []
+
+    @sa.event.listens_for(queue._database.engine, "before_cursor_execute")
+    def note(connection, cursor, statement, parameters, context, many):
+        asked.append((statement, parameters))
+
+    with queue._database.engine.connect() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    batch = queue.lease_batch("run", lease_s=60, max_items=10, now=NOW)
+    queue.transition_all(batch.request_ids, "planned", token=batch.token, now=NOW)
+    queue.release_lease(batch.batch_id, batch.token, now=NOW)
+    statements = [pair for pair in asked if not pair[0].startswith(("BEGIN", "ANALYZE"))]
+    with queue._database.engine.connect() as connection:
+        plans = [
+            row[3]
+            for statement, parameters in statements
+            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        ]
+    queue.dispose()
+
+    assert len(plans) > 10
+    assert [plan for plan in plans if plan.startswith("SCAN requests")] == []

@@ -125,6 +125,7 @@ CREATE TABLE requests (
 );
 CREATE UNIQUE INDEX one_primary ON requests (live_target) WHERE live_target IS NOT NULL;
 CREATE INDEX by_state ON requests (state, dataset, due_at, risk DESC, request_id);
+CREATE INDEX by_retry ON requests (dataset, not_before) WHERE not_before IS NOT NULL;
 CREATE INDEX by_batch ON requests (batch_id) WHERE batch_id IS NOT NULL;
 CREATE INDEX by_primary ON requests (duplicate_of) WHERE duplicate_of IS NOT NULL;
 
