@@ -1,4 +1,4 @@
-"""The statutory clock: calendar months as Regulation 1182/71 counts them, pauses, shares used.
+"""The statutory clock: calendar months as Regulation 1182/71 counts them, and pauses.
 
 * The day of the event is not counted; a period of months ends with the last hour of the day with
   the same number, or of the last day of the month where there is none (Article 3(1), 3(2)(c)).
@@ -87,11 +87,6 @@ def last_second(day: date, zone: ZoneInfo) -> datetime:
 def paused_for(clock_start: datetime, pauses: Sequence[Interval]) -> timedelta:
     """Return how long the clock stood still in pauses that are over; an overlap counts once."""
     return sum((end - begin for begin, end in _merged(clock_start, pauses)), timedelta())
-
-
-def share_used(clock_start: datetime, due: datetime, now: datetime) -> float:
-    """Return the share of the period that is over: 0 at the start, 1 at the deadline."""
-    return (now - clock_start) / (due - clock_start)
 
 
 def days_used(clock_start: datetime, end: datetime) -> int:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from governance.clock import add_months, days_used, due_at, last_day, paused_for, share_used
+from governance.clock import add_months, days_used, due_at, last_day, paused_for
 from governance.errors import PolicyError
 from governance.regimes import Regime, load_regime
 
@@ -213,13 +213,6 @@ def test_months_add_up(start, months):
     """The month of the result is the month of the start plus the number."""
     end = add_months(start, months)
     assert (end.year * 12 + end.month) - (start.year * 12 + start.month) == months
-
-
-def test_shares_are_0_at_the_start_and_1_at_the_deadline():
-    """What the sentinel compares with 50, 80 and 100 %."""
-    start = datetime(2026, 3, 1, tzinfo=UTC)
-    due = due_at(start, GDPR)
-    assert (0.0, 1.0) == (share_used(start, due, start), share_used(start, due, due))
 
 
 def test_the_day_of_the_event_is_not_counted():
