@@ -294,9 +294,10 @@ def findings(case: Case, measured: dict[str, dict[str, Estimate]]) -> list[str]:
     for arm, values in measured.items():
         if arm == "ordinary":
             continue
-        gained = 100 * (values["after_stays"].value - base["after_stays"].value)
-        price = 100 * (base["before_stays"].value - values["before_stays"].value)
-        known = 100 * (base["before_forget"].value - values["before_forget"].value)
+        pairs = case.paired(arm)
+        price = _points(pairs, lambda row: -row["before"]["test_stays"])
+        known = _points(pairs, lambda row: -row["before"]["forget_accuracy"])
+        gained = _points(pairs, lambda row: row["careful"]["after"]["test_stays"])
         fewer = values["own_ratio"]
         lines.append(
             f"- **{arm}** ({_seeds(values['before_stays'].n)}): {values['time'].text(1)} times the "
@@ -308,6 +309,13 @@ def findings(case: Case, measured: dict[str, dict[str, Estimate]]) -> list[str]:
             f"at the same small step {values['same_ratio'].text(1)} times fewer."
         )
     return lines
+
+
+def _points(
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]], of: Callable[[dict[str, Any]], float]
+) -> float:
+    """Return the mean difference to ordinary training of the same seeds, in points."""
+    return 100 * float(np.mean([of(row) - of(base) for row, base in pairs]))
 
 
 def _aim(fewer: Estimate) -> str:
