@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from governance.deletion_queue import State
 from governance.digests import digest_file, write_json
 from governance.source_erasure import erase_from_source, is_ours
 from governance.storage import purge_history, read_table, table_exists
@@ -24,7 +25,7 @@ from governance.suppression import read_tombstones
 from governance.traces import Needles, find_traces, remove_lines, telling_values
 from r2u_tasks.batch import drop_forgotten, read_rows
 from r2u_tasks.evidence import pools_to_keep
-from r2u_tasks.models import CHILD, load_record, update_record
+from r2u_tasks.models import CHILD, ModelRecord, load_record, update_record
 from r2u_tasks.pools import drop_pools
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.mirror import catch_up, or_owe, owed
@@ -33,7 +34,15 @@ from r2u_tasks.stages.recipients import tell_recipients
 from r2u_tasks.stages.taint import why_tainted
 from r2u_tasks.stages.unlearn.candidate import batch_data
 from r2u_tasks.stages.unlearn.remains import list_remains
-from r2u_tasks.stages.unlearn.steps import approved_plan, move_all, once, result_of, step_path
+from r2u_tasks.stages.unlearn.steps import (
+    approved_plan,
+    is_in_batch,
+    leased_requests,
+    move_all,
+    once,
+    result_of,
+    step_path,
+)
 
 _LINES = {".csv", ".jsonl"}
 
@@ -116,7 +125,7 @@ def _scope(context: StageContext, batch_id: str, promotion: JSON) -> JSON:
         record = load_record(workspace, key)
         if key == promotion["model_key"] or not _has_weights(path.parent):
             continue
-        waiting = record.verdict not in (None, "accept") and record.batch_id != batch_id
+        waiting = record.batch_id != batch_id and _waits_for_a_person(context, record)
         if record.batch_id != batch_id and (waiting or why_tainted(context, key) is None):
             continue
         models.append(key)
@@ -148,6 +157,14 @@ def _began(folder: Path) -> float:
     """Return when the oldest file below a folder was written."""
     times = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file()]
     return min(times, default=folder.stat().st_mtime)
+
+
+def _waits_for_a_person(context: StageContext, record: ModelRecord) -> bool:
+    """Say whether a candidate that the gate refused may still be looked at."""
+    if record.verdict in (None, "accept") or record.batch_id is None:
+        return False
+    rows = leased_requests(context, record.batch_id)
+    return any(is_in_batch(row) or row.state == State.NEEDS_PERSON for row in rows)
 
 
 def _has_weights(folder: Path) -> bool:
