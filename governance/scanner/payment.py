@@ -136,12 +136,14 @@ def find_card(text: Text) -> Matches:
         valid = checksums.luhn(digits)
         index, digits = index[valid], digits[valid]
         prefix = checksums.number(digits, 0, 6)
-        issued = digits[:, 0] > 0
+        issued = digits.max(axis=1, initial=0) > 0
         parts.append(make_matches(*group_span(text, index[issued], len(shape)), FAINT))
         for first, last, sizes, name in _RANGES:
             if sum(shape) in sizes:
                 mine = (prefix >= first) & (prefix <= last)
                 # Twelve to fourteen digits with a check digit are also how goods are numbered.
-                level = CERTAIN if sum(shape) >= 15 else PLAUSIBLE
+                # JCB's old ranges of fifteen digits are also how French NIR numbers start.
+                old = first in (180000, 213100)
+                level = CERTAIN if sum(shape) >= 15 and not old else PLAUSIBLE
                 parts.append(make_matches(*group_span(text, index[mine], len(shape)), level, name))
     return merge(parts)
