@@ -8,7 +8,7 @@ deleted at the end whatever the outcome.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +83,24 @@ def match_requests(
     return MatchedRecords(mask, found, subjects)
 
 
-def choose_lane(segments: Sequence[int]) -> str:
-    """Return the exact lane for these segments: ``replay`` unless a stable record is hit."""
-    return "retrain" if any(segment == 0 for segment in segments) else "replay"
+def choose_lane(segments: Sequence[int], trained: Collection[int]) -> tuple[str, int]:
+    """Return the exact lane and the segment that it starts from.
+
+    Args:
+        segments: Segment of each record that must go; at least one.
+        trained: Segments of all records of the model.
+
+    Returns:
+        ``replay`` from the first segment that is hit; ``retrain`` from 0 where a stable record is
+        hit, and where the model has no stable record: then the scale of its features was measured
+        on revocable ones, and a checkpoint owes them something.
+
+    >>> choose_lane([2, 1], [0, 1, 2]), choose_lane([2, 0], [0, 2]), choose_lane([2], [1, 2])
+    (('replay', 1), ('retrain', 0), ('retrain', 0))
+    """
+    if 0 in segments or 0 not in trained:
+        return "retrain", 0
+    return "replay", min(segments)
 
 
 def plan_digest(plan: Mapping[str, object]) -> str:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from governance.declaration import Declaration
 from governance.errors import DataError
 from r2u_tasks.data import FeatureScale, Records, encode_records, measure_scale
-from r2u_tasks.training import SegmentedRecords, assign_slices
+from r2u_tasks.training import STABLE, SegmentedRecords, assign_slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ def encode_splits(
     Args:
         table: Classified records.
         declaration: Roles of the columns.
-        scale: Feature scale of an existing model; measured on stable training records if absent.
+        scale: Feature scale of an existing model; measured on stable training records if absent
+            (of an existing model: those of its first segment that are still in the table).
         segments: Segment of each record id in an existing model; records that it does not name
             were not trained on and are left out. Assigned from the risk order if absent.
 
@@ -54,8 +55,7 @@ def encode_splits(
             )
             raise DataError(message)
     if scale is None:
-        stable = training_rows.filter(pc.invert(training_rows["revocable"]))
-        scale = measure_scale(stable if stable.num_rows else training_rows, declaration)
+        scale = measure_scale(_stable(training_rows, declaration, segments), declaration)
     training = _segmented(training_rows, declaration, scale, segments)
     return Splits(
         training=training,
@@ -63,6 +63,16 @@ def encode_splits(
         holdout=encode_records(table.filter(pc.equal(split, "holdout")), declaration, scale),
         scale=scale,
     )
+
+
+def _stable(rows: pa.Table, declaration: Declaration, segments: dict[str, int] | None) -> pa.Table:
+    """Return the rows that the scale is measured on: stable ones, all where none are stable."""
+    if segments is None:
+        stable = rows.filter(pc.invert(rows["revocable"]))
+        return stable if stable.num_rows else rows
+    ids = rows[declaration.columns.record_id].to_pylist()
+    stable = rows.filter(pa.array([segments.get(record_id) == STABLE for record_id in ids]))
+    return stable if stable.num_rows else rows.filter(pa.array([i in segments for i in ids]))
 
 
 def _segmented(

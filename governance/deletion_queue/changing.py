@@ -213,11 +213,34 @@ def settle(
         values["dataset"] = row.dataset if row.dataset in parts.workable else parts.workable[0]
     primary = live_primary(change, row)
     if primary is not None:
-        return move(
-            change, row, State.DUPLICATE, "same target", {**values, "duplicate_of": primary}
-        )
+        return join_primary(change, row, primary, "same target", values)
     to_state = State.QUEUED if parts.workable else State.HELD
     return move(change, row, to_state, reason, values, details)
+
+
+def join_primary(
+    change: Change,
+    row: Any,
+    primary: str,
+    reason: str,
+    values: dict[str, Any],
+    details: dict[str, Any] | None = None,
+) -> Any:
+    """Make a request a duplicate of a newer one; its own duplicates follow.
+
+    Otherwise they would wait for a request that is a duplicate itself, and nobody would close them.
+    """
+    copies = copies_of(change, [row.request_id])
+    moved = move(change, row, State.DUPLICATE, reason, {**values, "duplicate_of": primary}, details)
+    for copy in copies:
+        move(
+            change,
+            copy,
+            State.DUPLICATE,
+            f"primary is now {primary}",
+            {"duplicate_of": primary},
+        )
+    return moved
 
 
 _OUT_OF_BATCH = {"batch_id": None, "erasure_at": None, "not_before": None}

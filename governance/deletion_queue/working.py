@@ -12,6 +12,7 @@ from governance.deletion_queue import tables as t
 from governance.deletion_queue.changing import (
     Change,
     copies_of,
+    join_primary,
     live_primary,
     move,
     move_many,
@@ -138,10 +139,12 @@ def _close_part(change: Change, row: Any, closing: Closing) -> bool:
     ground = next(iter(parts.held.values()), None)
     values = {"batch_id": None, "erasure_at": None, "dataset": next_dataset, "hold_ground": ground}
     primary = live_primary(change, row)
-    state = State.QUEUED if parts.workable else State.HELD
+    reason = f"{closing.outcome} in one dataset"
     if primary is not None:
-        state, values["duplicate_of"] = State.DUPLICATE, primary
-    move(change, row, state, f"{closing.outcome} in one dataset", values, details)
+        join_primary(change, row, primary, reason, values, details)
+    else:
+        state = State.QUEUED if parts.workable else State.HELD
+        move(change, row, state, reason, values, details)
     return False
 
 

@@ -169,16 +169,20 @@ def _lane(context: StageContext, tables: list[JSON], keys: list[str], segments: 
         return {"first": "none", "if_refused": None, "why": "no table was classified yet"}
     if not keys:
         return {"first": "none", "if_refused": None, "why": "no table holds such a record"}
-    if _champion(context) is None:
+    champion = _champion(context)
+    if champion is None:
         return {"first": "none", "if_refused": None, "why": "no model serves yet"}
     if not segments:
         why = "the serving model never saw the records; only rows are erased"
         return {"first": "none", "if_refused": None, "why": why}
     why = f"the serving model saw {len(segments)} of the {len(keys)} records"
+    manifest = read_json(context.workspace.model(champion) / "manifest.json")
+    trained = {n for n, part in enumerate(manifest["segments"]) if part["n_records"]}
+    exact, first_segment = choose_lane(segments, trained)
     return {
         "first": "approximate",
-        "if_refused": choose_lane(segments),
-        "first_segment": segments[0],
+        "if_refused": exact,
+        "first_segment": first_segment,
         "why": why,
     }
 

@@ -507,6 +507,27 @@ class TestHoldsAndExemptions:
         crm.dispose()
         web.dispose()
 
+    def test_duplicates_of_a_request_that_becomes_one_follow_it(self, queue_url, ask):
+        """The newer request closes the older one and the older one's duplicate."""
+        crm, web = open_queue(queue_url, dataset="crm"), open_queue(queue_url, dataset="web")
+        crm.submit(ask("old", subject_key="same", datasets=("crm", "web")))
+        crm.submit(ask("copy", subject_key="same", datasets=("crm", "web")))
+        batch = lease(crm, "crm-1")
+        walk(crm, batch, "data_erased")
+        crm.submit(ask("new", subject_key="same", datasets=("crm", "web")))
+        walk(crm, batch, "propagated")
+        crm.close("old", outcome="forgotten", claim="exact", token=batch.token, now=NOW)
+        assert ["new", "new"] == [crm.get(name).duplicate_of for name in ("old", "copy")]
+
+        for queue, run in ((crm, "crm-2"), (web, "web-1")):
+            again = lease(queue, run)
+            queue.close("new", outcome="not_found", claim=None, token=again.token, now=NOW)
+
+        assert ["closed"] * 3 == states(crm, "old", "copy", "new")
+        assert crm.find_problems() == []
+        crm.dispose()
+        web.dispose()
+
     def test_a_hold_in_one_dataset_lets_the_others_go_on(self, queue_url, ask):
         """Then the rest waits, and its release queues it there."""
         crm, web = open_queue(queue_url, dataset="crm"), open_queue(queue_url, dataset="web")

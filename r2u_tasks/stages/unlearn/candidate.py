@@ -24,9 +24,13 @@ from r2u_tasks.stages.unlearn.steps import record_keys
 
 
 def batch_data(
-    context: StageContext, batch_id: str, parent: ModelRecord
+    context: StageContext, batch_id: str, parent: ModelRecord, *, lane: str = "approximate"
 ) -> tuple[Splits, BatchData]:
-    """Return the remaining splits and the batch: remaining rows plus the kept ones."""
+    """Return the remaining splits and the batch: remaining rows plus the kept ones.
+
+    The scale of the features is the parent's, measured on stable records. The lane ``retrain``
+    measures it anew: the erased records are among them, and an exact model owes them nothing.
+    """
     workspace, declaration = context.workspace, context.declaration
     kept = read_rows(workspace.batch(batch_id))
     table = read_table(workspace.classified)
@@ -42,10 +46,11 @@ def batch_data(
         }
 
     segments = segments_of(table)
-    after = encode_splits(table, declaration, scale=parent.scale, segments=segments)
+    scale = None if lane == "retrain" else parent.scale
+    after = encode_splits(table, declaration, scale=scale, segments=segments)
     both = pa.concat_tables([table, kept.select(table.column_names)])
     before = encode_splits(
-        both, declaration, scale=parent.scale, segments={**segments, **segments_of(kept)}
+        both, declaration, scale=after.scale, segments={**segments, **segments_of(kept)}
     )
     gone = ~np.isin(before.training.records.ids, after.training.records.ids)
     return after, BatchData(
@@ -98,7 +103,7 @@ def save_candidate(
         manifest_root=manifest.root,
         policy_digest=manifest.policy_digest,
         declaration_digest=manifest.declaration_digest,
-        feature_scale=parent.feature_scale,
+        feature_scale=splits.scale.to_dict(),
         checkpoints=made,
         created_at=manifest.created_at,
         verdict=evidence["verdict"],

@@ -44,8 +44,8 @@ def _exact(
     plan = approved_plan(context, batch_id)
     declaration = context.declaration
     parent = load_record(context.workspace, plan["model_key"])
-    splits, data = batch_data(context, batch_id, parent)
     segment, lane = plan["first_segment"], plan["exact_lane"]
+    splits, data = batch_data(context, batch_id, parent, lane=lane)
     remaining = data.after
     require_absent(data.forget.ids, remaining.records.ids)
     model = (

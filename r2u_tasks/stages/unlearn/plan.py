@@ -59,6 +59,9 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     segments = [members[key] for key in keys if key in members]
     unfinished = _unfinished(context, members, keys)
     touched = [*segments, *unfinished]
+    lane, first_segment = (
+        choose_lane(touched, set(members.values())) if segments else ("none", None)
+    )
     erased = read_tombstones(context.workspace.tombstones)["record"]
     drift = table_drift(context, table, champion.model_key, erased | set(keys))
     plan: JSON = {
@@ -73,8 +76,8 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
         "n_trained_records": len(segments),
         "n_subjects": len(set(forget[context.declaration.columns.subject_id].to_pylist())),
         "n_unfinished_records": len(unfinished),
-        "exact_lane": choose_lane(touched) if segments else "none",
-        "first_segment": min(touched) if segments else None,
+        "exact_lane": lane,
+        "first_segment": first_segment,
         "drift": drift.to_dict(),
         "policy_digest": champion.policy_digest,
         "parent_manifest_root": champion.manifest_root,
