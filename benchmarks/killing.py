@@ -248,7 +248,10 @@ def _kill_child(work: Callable[[], None], at_s: float) -> float | None:
         if os.waitpid(pid, os.WNOHANG)[0]:
             return time.monotonic() - started
         time.sleep(0.002)
-    os.killpg(pid, signal.SIGKILL)
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # killed before it had a group of its own
+        os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return None
 

@@ -507,6 +507,19 @@ class TestHoldsAndExemptions:
         crm.dispose()
         web.dispose()
 
+    def test_an_exempt_request_for_a_live_target_is_its_duplicate_once_verified(self, queue, ask):
+        """One request is live for a target; the exemption is about the data and passes on."""
+        queue.submit(ask("late", subject_key="same", verified=False))
+        queue.submit(ask("live", subject_key="same"))
+        queue.grant_exemption("late", "legal_obligation", now=NOW)
+
+        queue.verify("late", now=NOW)
+
+        assert ["duplicate", "exempt"] == states(queue, "late", "live")
+        queue.answer("live", now=NOW)
+        assert ["closed", "closed"] == states(queue, "late", "live")
+        assert queue.find_problems() == []
+
     def test_duplicates_of_a_request_that_becomes_one_follow_it(self, queue_url, ask):
         """The newer request closes the older one and the older one's duplicate."""
         crm, web = open_queue(queue_url, dataset="crm"), open_queue(queue_url, dataset="web")

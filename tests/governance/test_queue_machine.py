@@ -244,6 +244,8 @@ def run(machine):
         machine,
         settings=settings(
             max_examples=int(os.environ.get("R2U_EXAMPLES", "15")),
+            # The same histories each time, unless a search is asked for: R2U_EXAMPLES=500.
+            derandomize="R2U_EXAMPLES" not in os.environ,
             stateful_step_count=25,
             deadline=None,
             database=None,
