@@ -206,8 +206,8 @@ def settle(
     if parts.is_over:
         primary = live_primary(change, row)
         if primary is not None:  # the exemption is about the data: the caller passes it on
-            values = {**_OUT_OF_BATCH, "hold_ground": None}
-            return join_primary(change, row, primary, "same target", values)
+            left = {**_OUT_OF_BATCH, "hold_ground": None}
+            return join_primary(change, row, primary, "same target", left)
         values = {**_OUT_OF_BATCH, "hold_ground": None, "outcome": parts.outcome}
         return move(change, row, State.EXEMPT, reason, {**values, "claim": parts.claim}, details)
     if row.dataset in parts.workable and state not in {State.HELD, State.EXEMPT, State.VERIFIED}:
