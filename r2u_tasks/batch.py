@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,17 +41,27 @@ class MatchedRecords:
 
     Attributes:
         mask: bool ``[n_rows]``: the row is to be erased by the batch.
+        kept: bool ``[n_rows]``: the row is asked for, but another request keeps it.
         found: Number of rows for each request.
+        held: For each request with a kept row, the targets that keep one, by their number. None
+            of its rows is in ``mask`` on its account.
         asked_subjects: Pseudonyms of subjects who asked for all of their data.
     """
 
     mask: np.ndarray
+    kept: np.ndarray
     found: dict[str, int]
+    held: dict[str, tuple[int, ...]]
     asked_subjects: tuple[str, ...]
 
 
 def match_requests(
-    table: pa.Table, declaration: Declaration, key: bytes, asked: Sequence[AskedRecords]
+    table: pa.Table,
+    declaration: Declaration,
+    key: bytes,
+    asked: Sequence[AskedRecords],
+    *,
+    kept: Sequence[AskedRecords] = (),
 ) -> MatchedRecords:
     """Find the rows of each request by comparing pseudonyms.
 
@@ -60,27 +70,29 @@ def match_requests(
         declaration: Roles of the columns.
         key: Pseudonym key.
         asked: The requests of the batch.
+        kept: Targets whose rows must stay, whoever asks for them.
 
     Raises:
         DataError: A selector names a column that is not declared.
     """
-    columns = declaration.columns
-    subject_keys = _keys_of(table, columns.subject_id, key, "subject")
-    record_keys = _keys_of(table, columns.record_id, key, "record")
-    mask = np.zeros(table.num_rows, dtype=bool)
+    finder = _Finder.of(table, declaration, key)
+    stays = finder.rows_of_any(kept)
+    mask, kept_rows = np.zeros(table.num_rows, dtype=bool), np.zeros(table.num_rows, dtype=bool)
     found: dict[str, int] = {}
+    held: dict[str, tuple[int, ...]] = {}
     for request in asked:
-        rows = np.zeros(table.num_rows, dtype=bool)
-        if request.subject_key is not None:
-            rows |= subject_keys == request.subject_key
-        if request.record_keys:
-            rows |= np.isin(record_keys, request.record_keys)
-        if request.selector is not None:
-            rows |= _select(table, declaration, key, request.selector)
+        rows = finder.rows_of_any([request])
         found[request.request_id] = int(rows.sum())
-        mask |= rows
+        overlap = rows & stays
+        if overlap.any():
+            part = finder.only(overlap)
+            keepers = (n for n, one in enumerate(kept) if part.rows_of_any([one]).any())
+            held[request.request_id] = tuple(keepers)
+            kept_rows |= overlap
+        else:
+            mask |= rows
     subjects = tuple(r.subject_key for r in asked if r.subject_key is not None)
-    return MatchedRecords(mask, found, subjects)
+    return MatchedRecords(mask, kept_rows, found, held, subjects)
 
 
 def choose_lane(segments: Sequence[int], trained: Collection[int]) -> tuple[str, int]:
@@ -140,6 +152,46 @@ def drop_forgotten(folder: Path) -> None:
 def drop_rows(folder: Path) -> None:
     """Delete everything private of a batch."""
     shutil.rmtree(folder / "private", ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finder:
+    """Rows of a table with their pseudonyms, each worked out once."""
+
+    table: pa.Table
+    declaration: Declaration
+    key: bytes
+    subject_keys: np.ndarray
+    record_keys: np.ndarray
+
+    @classmethod
+    def of(cls, table: pa.Table, declaration: Declaration, key: bytes) -> _Finder:
+        columns = declaration.columns
+        subjects = _keys_of(table, columns.subject_id, key, "subject")
+        records = _keys_of(table, columns.record_id, key, "record")
+        return cls(table, declaration, key, subjects, records)
+
+    def only(self, mask: np.ndarray) -> _Finder:
+        """Return the finder of some of the rows."""
+        return replace(
+            self,
+            table=self.table.filter(pa.array(mask)),
+            subject_keys=self.subject_keys[mask],
+            record_keys=self.record_keys[mask],
+        )
+
+    def rows_of_any(self, asked: Sequence[AskedRecords]) -> np.ndarray:
+        """Return which rows at least one of these asks for."""
+        rows = np.zeros(self.table.num_rows, dtype=bool)
+        subjects = [one.subject_key for one in asked if one.subject_key is not None]
+        records = [key for one in asked for key in one.record_keys]
+        if subjects:
+            rows |= np.isin(self.subject_keys, subjects)
+        if records:
+            rows |= np.isin(self.record_keys, records)
+        for selector in {one.selector for one in asked if one.selector is not None}:
+            rows |= _select(self.table, self.declaration, self.key, selector)
+        return rows
 
 
 def _keys_of(table: pa.Table, column: str, key: bytes, kind: str) -> np.ndarray:

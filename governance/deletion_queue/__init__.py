@@ -11,6 +11,8 @@ Rules enforced here, in code and by the database (SQLite and PostgreSQL alike):
 * a batch is leased to one run; an old token, or one of a returned lease, cannot write any more;
 * a hold or a cancellation counts until ``data_erased``, which is written before the first row is
   destroyed; after it, it is noted and answered;
+* what a hold or an exemption keeps, no other request erases: the erasure of a batch does not begin
+  while there is a newer one than its plan was compared with;
 * no personal data: subjects and records are pseudonyms, with the name of their key.
 
 A request may concern several datasets. It passes through a batch once for each, holds and
@@ -25,6 +27,8 @@ from governance.deletion_queue.records import (
     Answer,
     Closing,
     Event,
+    Keeping,
+    KeptTarget,
     Lease,
     LeaseRow,
     Pause,
@@ -61,6 +65,8 @@ __all__ = [
     "Event",
     "ExemptionGround",
     "HoldGround",
+    "Keeping",
+    "KeptTarget",
     "Lease",
     "LeaseRow",
     "Outcome",

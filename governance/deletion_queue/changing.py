@@ -315,22 +315,50 @@ def promote_copy(change: Change, primary: Any, copies: Sequence[Any]) -> None:
 
 
 def inherit_reservations(change: Change, from_id: str, to_id: str) -> bool:
-    """Copy open holds and exemptions from one request to another; say whether there were any."""
+    """Copy open holds and exemptions from one request to another; say whether there were any.
+
+    Holds that follow an overlap stay behind: the other request gets its own from its plan.
+    """
     r = t.reservations.c
     statement = sa.select(t.reservations).where(r.released_at.is_(None))
     theirs = change.connection.execute(statement.where(r.request_id == from_id)).all()
-    mine = change.connection.execute(statement.where(r.request_id == to_id)).all()
-    known = {(one.dataset, one.kind, one.ground) for one in mine}
-    new = [one for one in theirs if (one.dataset, one.kind, one.ground) not in known]
-    for one in new:
+    new = [
+        reserve(change, to_id, one.dataset, one.kind, one.ground, one.reason)
+        for one in theirs
+        if not (one.reason or "").startswith(OVERLAP)
+    ]
+    return any(new)
+
+
+OVERLAP = "overlap: "
+"""How the reason of a hold begins that was placed because other requests keep some records."""
+
+
+def reserve(
+    change: Change, request_id: str, dataset: str, kind: str, ground: str, reason: str | None
+) -> bool:
+    """Write a hold or an exemption unless there is one; say whether it was written.
+
+    A hold of its own takes the place of one that only follows an overlap.
+    """
+    r = t.reservations.c
+    same = sa.and_(r.request_id == request_id, r.dataset == dataset, r.kind == kind)
+    same = sa.and_(same, r.ground == ground, r.released_at.is_(None))
+    known = change.connection.execute(sa.select(r.reservation_id, r.reason).where(same)).first()
+    if known is not None:
+        if (reason or "").startswith(OVERLAP) or not (known.reason or "").startswith(OVERLAP):
+            return False
         change.connection.execute(
-            sa.insert(t.reservations).values(
-                request_id=to_id,
-                dataset=one.dataset,
-                kind=one.kind,
-                ground=one.ground,
-                reason=one.reason,
-                placed_at=change.at,
-            )
+            sa.update(t.reservations).where(same).values(released_at=change.at)
         )
-    return bool(new)
+    change.connection.execute(
+        sa.insert(t.reservations).values(
+            request_id=request_id,
+            dataset=dataset,
+            kind=kind,
+            ground=ground,
+            reason=reason,
+            placed_at=change.at,
+        )
+    )
+    return True

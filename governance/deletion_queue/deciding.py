@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from governance.deletion_queue import tables as t
 from governance.deletion_queue.changing import (
+    OVERLAP,
     Change,
     close_now,
     copies_of,
@@ -24,11 +25,13 @@ from governance.deletion_queue.changing import (
     note,
     parts_of,
     promote_copy,
+    reserve,
     settle,
 )
 from governance.deletion_queue.records import require_word
 from governance.deletion_queue.states import (
     AFTER_ERASURE,
+    BEFORE_ERASURE,
     ExemptionGround,
     HoldGround,
     Outcome,
@@ -114,6 +117,31 @@ def hold_late(change: Change, request_id: str, ground: str) -> None:
         _reserve(change, row, "hold", ground, None, "brought by a duplicate")
 
 
+def hold_in_batch(
+    change: Change, request_id: str, batch_id: str, *, ground: str, dataset: str, reason: str
+) -> None:
+    """Hold a request that is in a batch, nothing erased; any other one stays as it is."""
+    row = locked_row(change, request_id)
+    if row.batch_id == batch_id and row.state in BEFORE_ERASURE:
+        _reserve(change, row, "hold", ground, dataset, reason)
+
+
+def release_overlap(change: Change, request_id: str, dataset: str) -> None:
+    """Release a hold that followed an overlap in a dataset, if there still is one."""
+    row = locked_row(change, request_id)
+    if row.state in {State.CLOSED, State.REJECTED, State.CANCELLED}:
+        return
+    r = t.reservations.c
+    released = change.connection.execute(
+        sa.update(t.reservations)
+        .where(r.request_id == request_id, r.dataset == dataset, r.released_at.is_(None))
+        .where(sa.func.coalesce(r.reason, "").startswith(OVERLAP))
+        .values(released_at=change.at)
+    )
+    if released.rowcount:
+        settle(change, row, "overlaps kept data no more", {"dataset": dataset})
+
+
 def release_hold(change: Change, request_id: str, dataset: str | None, ground: str | None) -> None:
     """Release holds; the request is queued again once nothing holds it."""
     row = _primary_row(change, request_id)
@@ -130,7 +158,7 @@ def grant_exemption(
 
 
 def withdraw_exemption(change: Change, request_id: str, dataset: str | None) -> None:
-    """Take an exemption back before it was answered; the request is queued again."""
+    """Take an exemption back; a request that was not answered yet is queued again."""
     row = _primary_row(change, request_id)
     _release(change, row, "exemption", dataset, None)
 
@@ -139,27 +167,7 @@ def _reserve(
     change: Change, row: Any, kind: str, ground: str, dataset: str | None, reason: str | None
 ) -> None:
     for name in _open_datasets(change, row, dataset, kind):
-        r = t.reservations.c
-        known = change.connection.execute(
-            sa.select(r.reservation_id).where(
-                r.request_id == row.request_id,
-                r.dataset == name,
-                r.kind == kind,
-                r.ground == ground,
-                r.released_at.is_(None),
-            )
-        ).first()
-        if known is None:
-            change.connection.execute(
-                sa.insert(t.reservations).values(
-                    request_id=row.request_id,
-                    dataset=name,
-                    kind=kind,
-                    ground=ground,
-                    reason=reason,
-                    placed_at=change.at,
-                )
-            )
+        reserve(change, row.request_id, name, kind, ground, reason)
     where = {kind: ground, "dataset": dataset or "all"}
     settle(change, row, f"{kind}: {ground}", where)
 
@@ -174,6 +182,8 @@ def _release(change: Change, row: Any, kind: str, dataset: str | None, ground: s
     released = change.connection.execute(
         sa.update(t.reservations).where(*condition).values(released_at=change.at)
     )
+    if kind == "exemption" and released.rowcount and row.state == State.CLOSED:
+        return  # its answer stands; other requests for the data are served from now on
     if released.rowcount == 0 or row.state in {State.CLOSED, State.REJECTED}:
         message = f"request {row.request_id}: expected an open {kind} to release, got none"
         raise RequestError(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from zoneinfo import available_timezones
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from governance.deletion_queue import (
     auditing,
     deciding,
+    keeping,
     leasing,
     reading,
     timekeeping,
@@ -25,6 +26,8 @@ from governance.deletion_queue.records import (
     Answer,
     Closing,
     Event,
+    Keeping,
+    KeptTarget,
     Lease,
     LeaseRow,
     Pause,
@@ -180,7 +183,10 @@ class DeletionQueue:
     def withdraw_exemption(
         self, request_id: str, *, now: datetime, dataset: str | None = None
     ) -> None:
-        """Take back an exemption that was not answered yet; the request is queued again."""
+        """Take back an exemption; the request is queued again if it was not answered yet.
+
+        After the answer it stays closed, and other requests for the same data are served.
+        """
         self._change(now, lambda change: deciding.withdraw_exemption(change, request_id, dataset))
 
     def extend(
@@ -292,6 +298,65 @@ class DeletionQueue:
             lambda change: working.transition_all(
                 change, request_ids, to_state, token=token, reason=reason
             ),
+        )
+
+    def begin_erasure(
+        self, request_ids: Sequence[str], *, token: int, n_placed: int, reason: str, now: datetime
+    ) -> bool:
+        """Pass the point of no return, unless a hold or an exemption was placed since a plan.
+
+        Args:
+            request_ids: Requests of one batch, approved.
+            token: Of its lease.
+            n_placed: Of the ``keeping`` that the plan was compared with.
+            reason: Kept with the events.
+            now: Moment of it.
+
+        Returns:
+            False, with nothing changed, if there is a newer hold or exemption in the dataset: it
+            may keep records of the plan.
+
+        Raises:
+            RequestError: As ``transition_all``.
+        """
+
+        def begin(change: Change) -> bool:
+            dataset = leasing.require_lease(change, token).dataset
+            if not keeping.is_current(change, dataset, n_placed):
+                return False
+            working.transition_all(change, request_ids, "data_erased", token=token, reason=reason)
+            return True
+
+        return self._change(now, begin)
+
+    def keeping(self) -> Keeping:
+        """Return what must stay in the dataset: all that a hold or an exemption is about."""
+        return keeping.keeping(self._database, self._door.dataset)
+
+    def hold_overlaps(
+        self,
+        batch_id: str,
+        kept_for: Mapping[str, tuple[KeptTarget, ...]],
+        *,
+        token: int,
+        now: datetime,
+    ) -> None:
+        """Hold requests of a batch, each with the kept targets that some of its records are in.
+
+        Raises:
+            RequestError: The lease is not ours any more.
+        """
+        self._change(now, lambda change: keeping.hold_overlaps(change, batch_id, token, kept_for))
+
+    def overlapping(self) -> list[RequestRow]:
+        """Return the open requests that ``hold_overlaps`` holds in the dataset."""
+        return keeping.overlapping(self._database, self._door.dataset)
+
+    def release_overlaps(self, request_ids: Sequence[str], *, now: datetime) -> None:
+        """Release what ``hold_overlaps`` placed; requests that nothing else holds are queued."""
+        dataset = self._door.dataset
+        self._change(
+            now, lambda change: keeping.release_overlaps(change, list(request_ids), dataset)
         )
 
     def close(

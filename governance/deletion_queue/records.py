@@ -271,6 +271,29 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptTarget:
+    """What must stay in a dataset: the target of a request with a hold or an exemption there."""
+
+    request: RequestRow
+    kind: str
+    ground: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """All that must stay in a dataset.
+
+    Attributes:
+        n_placed: Holds and exemptions that were ever placed there: a larger number says that
+            ``targets`` are out of date.
+        targets: The targets, those under a hold first.
+    """
+
+    n_placed: int
+    targets: tuple[KeptTarget, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """How the part of a request in one dataset ended."""
 

@@ -55,7 +55,10 @@ def unlearn(
             pool_progress=bars.pools,
             progress=bars.epochs,
         )
-    show(result, as_json, ("batch_id", "n_requests", "outcomes", "lane", "claim", "model_key"))
+    show(result, as_json, _BATCH)
+
+
+_BATCH = ("batch_id", "n_requests", "outcomes", "kept_back", "lane", "claim", "model_key")
 
 
 @app.command(epilog="Example: `r2u promote ready-2026-01 -d people.yaml`")

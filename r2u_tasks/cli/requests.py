@@ -315,6 +315,7 @@ def _show_plan(plan: dict[str, Any]) -> None:
             "if refused": lane["if_refused"],
             "why": lane["why"],
             "closes at once as": plan["closes_at_once_as"],
+            "records that others keep; it would be held": plan["n_kept"] or None,
             "seconds": _span(estimate["low_s"], estimate["high_s"]),
             "done, if started now": estimate["finish_if_started_now"],
             "before the deadline": estimate["in_time"],

@@ -80,7 +80,7 @@ def plan_target(
 def _dry_run(
     context: StageContext, asked: AskedRecords, *, ahead: int, due_at: datetime | None
 ) -> JSON:
-    tables, keys = _tables(context, asked)
+    tables, keys, n_kept = _tables(context, asked)
     models, segments = _models(context, keys)
     lane = _lane(context, tables, keys, segments)
     estimate = _estimate(context, lane, segments)
@@ -88,6 +88,7 @@ def _dry_run(
     return {
         "tables": tables,
         "n_records": len(keys),
+        "n_kept": n_kept,
         "closes_at_once_as": _absent_outcome(context, asked) if tables and not keys else None,
         "models": models,
         "n_pool_files": sum(1 for path in context.workspace.pools.rglob("*") if path.is_file()),
@@ -97,8 +98,12 @@ def _dry_run(
     }
 
 
-def _tables(context: StageContext, asked: AskedRecords) -> tuple[list[JSON], list[str]]:
-    """Return the rows that would go, table by table, and the pseudonyms of the records."""
+def _tables(context: StageContext, asked: AskedRecords) -> tuple[list[JSON], list[str], int]:
+    """Return the rows asked for, table by table, the pseudonyms of the records, and how many stay.
+
+    If another request keeps only one of them, a batch holds the request and erases none.
+    """
+    n_kept = 0
     workspace, columns = context.workspace, context.declaration.columns
     wanted = [columns.record_id, columns.subject_id, columns.label.name, *columns.governance]
     tables: list[JSON] = []
@@ -109,6 +114,7 @@ def _tables(context: StageContext, asked: AskedRecords) -> tuple[list[JSON], lis
         table = read_table(path, columns=wanted)
         mask = match_requests(table, context.declaration, context.pseudonym_key, [asked]).mask
         hit = table.filter(pa.array(mask))
+        n_kept = _count_kept(context, hit, asked)
         subjects = hit[columns.subject_id].unique()
         tables.append(_table(name, hit.num_rows, table.num_rows, len(subjects)))
         keys = pseudonyms(
@@ -119,7 +125,18 @@ def _tables(context: StageContext, asked: AskedRecords) -> tuple[list[JSON], lis
         salts = read_table(workspace.salts, columns=["record_id"])
         found = len(set(salts["record_id"].to_pylist()) & set(ids.to_pylist()))
         tables.append(_table("salts", found, salts.num_rows, None))
-    return tables, keys
+    return tables, keys, n_kept
+
+
+def _count_kept(context: StageContext, hit: pa.Table, asked: AskedRecords) -> int:
+    """Return how many of the rows stay because of a hold or an exemption of another request."""
+    others = [
+        _asked(target.request)
+        for target in context.queue.keeping().targets
+        if target.request.request_id != asked.request_id
+    ]
+    matched = match_requests(hit, context.declaration, context.pseudonym_key, [asked], kept=others)
+    return int(matched.kept.sum())
 
 
 def _table(name: str, n_rows: int, n_total: int, n_subjects: int | None) -> JSON:

@@ -84,6 +84,7 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
         "batch_id": batch_id,
         "closed": sum(outcomes.values()),
         "outcomes": outcomes,
+        "kept_back": plan.get("kept_back"),
         "claim": promotion["claim"],
         "lane": promotion["lane"],
         "model_key": promotion["model_key"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from governance.deletion_queue import AFTER_ERASURE, Keeping, State
 from governance.lineage import write_erased
 from governance.storage import (
     RowCensus,
@@ -21,6 +22,7 @@ from r2u_tasks.stages.calibrate import observe_requests
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.memorisation import erase_memorisation
 from r2u_tasks.stages.noting import note_once
+from r2u_tasks.stages.unlearn.overlap import match
 from r2u_tasks.stages.unlearn.plan import make_plan
 from r2u_tasks.stages.unlearn.steps import (
     approved_plan,
@@ -39,7 +41,8 @@ from r2u_tasks.stages.unlearn.steps import (
 def erase_rows(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSON:
     """Erase the planned rows from every table, physically, and prove that only they are gone.
 
-    Requests that were held or cancelled since the plan are left out: it is made again.
+    Requests that were held or cancelled since the plan are left out, and so are those of which a
+    hold or an exemption that was placed since keeps some records: the plan is made again.
     """
     context = open_context(dataset, root_uri)
     return once(context, batch_id, "erasure", lambda: _erase(context, batch_id, token))
@@ -47,12 +50,10 @@ def erase_rows(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSO
 
 def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
     workspace = context.workspace
-    plan = _binding_plan(context, batch_id, token)
+    plan = _begin(context, batch_id, token)
     rows = read_rows(workspace.batch(batch_id))
     id_column = context.declaration.columns.record_id
     ids = rows[id_column].combine_chunks()
-    # No way back from here: a run that is killed below is taken over, not given back to the queue.
-    move_all(context, plan["requests"], "data_erased", token=token, reason="the erasure begins")
     note_once(
         context,
         "erasure_started",
@@ -93,11 +94,35 @@ def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
     return result
 
 
-def _binding_plan(context: StageContext, batch_id: str, token: int) -> JSON:
-    """Return the plan, made again if one of its requests left the batch since."""
+def _begin(context: StageContext, batch_id: str, token: int) -> JSON:
+    """Pass the point of no return with a plan that no hold or exemption contradicts; return it.
+
+    What is compared and what the queue knows at that moment are the same: if a hold came in
+    between, the queue refuses to begin, and the plan is compared again.
+    """
+    reason = "the erasure begins"
+    if any(State(row.state) in AFTER_ERASURE for row in leased_requests(context, batch_id)):
+        plan = approved_plan(context, batch_id)
+        # Nothing moves any more, but an old token is refused.
+        move_all(context, plan["requests"], "data_erased", token=token, reason=reason)
+        return plan
+    while True:
+        keeping = context.queue.keeping()
+        plan = _binding_plan(context, batch_id, token, keeping)
+        # No way back from here: a run that is killed later is taken over, not given back.
+        if context.queue.begin_erasure(
+            plan["requests"], token=token, n_placed=keeping.n_placed, reason=reason, now=now()
+        ):
+            return plan
+
+
+def _binding_plan(context: StageContext, batch_id: str, token: int, keeping: Keeping) -> JSON:
+    """Return the plan, made again if a request left the batch or a row must stay since."""
     plan = approved_plan(context, batch_id)
-    here = {row.request_id for row in leased_requests(context, batch_id) if is_in_batch(row)}
-    if set(plan["requests"]) <= here:
+    rows = [row for row in leased_requests(context, batch_id) if is_in_batch(row)]
+    planned = [row for row in rows if row.request_id in set(plan["requests"])]
+    kept = read_rows(context.workspace.batch(batch_id))
+    if len(planned) == len(plan["requests"]) and not match(context, kept, planned, keeping).held:
         return plan
     step_path(context, batch_id, "plan").unlink()
     once(context, batch_id, "plan", lambda: make_plan(context, batch_id, token))

@@ -9,6 +9,7 @@ from governance.digests import read_json
 from r2u_tasks.batch import drop_rows
 from r2u_tasks.stages import events
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.unlearn.overlap import release_ended
 from r2u_tasks.stages.unlearn.steps import is_in_batch, leased_requests, now
 
 
@@ -16,9 +17,11 @@ def lease_batch(*, run_id: str, dataset: str, root_uri: str) -> JSON:
     """Lease the requests that are due first; the same run gets the same batch.
 
     Batches that a killed run left behind before anything was erased are cleared: their requests
-    went back to the queue, and their rows may lie nowhere but in the tables.
+    went back to the queue, and their rows may lie nowhere but in the tables. Requests that were
+    held for records which nothing keeps any more are queued before.
     """
     context = open_context(dataset, root_uri)
+    release_ended(context)
     settings = context.declaration.queue
     lease = context.queue.lease_batch(
         run_id, lease_s=settings.lease_s, max_items=settings.max_batch, now=now()

@@ -9,14 +9,14 @@ from governance.errors import DataError
 from governance.manifest import read_members
 from governance.storage import read_table
 from governance.suppression import read_tombstones
-from r2u_tasks.batch import MatchedRecords, choose_lane, keep_rows, match_requests, plan_digest
+from r2u_tasks.batch import MatchedRecords, choose_lane, keep_rows, plan_digest
 from r2u_tasks.models import load_record, read_champion
 from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import table_drift
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.noting import note_once
+from r2u_tasks.stages.unlearn.overlap import match_batch
 from r2u_tasks.stages.unlearn.steps import (
-    asked_records,
     is_in_batch,
     leased_requests,
     move_all,
@@ -32,7 +32,7 @@ def plan_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSO
     """Find the records of the batch, keep them for unlearning, and choose the lane.
 
     Requests without any record close here: as *not found*, or as *already forgotten* when a
-    tombstone names the person.
+    tombstone names the person. Requests of which another one keeps some records are held.
     """
     context = open_context(dataset, root_uri)
     plan = once(context, batch_id, "plan", lambda: make_plan(context, batch_id, token))
@@ -49,8 +49,8 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     rows = [row for row in leased_requests(context, batch_id) if _is_asked(row)]
     table = read_table(context.workspace.classified)
     _require_whole(context, table)
-    asked = [asked_records(row) for row in rows]
-    matched = match_requests(table, context.declaration, context.pseudonym_key, asked)
+    batch = match_batch(context, batch_id, token, table, rows)
+    matched = batch.matched
     absent = _close_absent(context, rows, matched, token)
     forget = table.filter(pa.array(matched.mask))
     champion = load_record(context.workspace, read_champion(context.workspace))
@@ -62,16 +62,18 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     lane, first_segment = (
         choose_lane(touched, set(members.values())) if segments else ("none", None)
     )
+    served = {r: n for r, n in matched.found.items() if n > 0 and r not in matched.held}
     erased = read_tombstones(context.workspace.tombstones)["record"]
     drift = table_drift(context, table, champion.model_key, erased | set(keys))
     plan: JSON = {
         "batch_id": batch_id,
         "model_key": champion.model_key,
-        "requests": sorted(r for r, n in matched.found.items() if n > 0),
-        "records_by_request": {r: n for r, n in matched.found.items() if n > 0},
-        "n_requests": sum(n > 0 for n in matched.found.values()),
+        "requests": sorted(served),
+        "records_by_request": served,
+        "n_requests": len(served),
         "not_found": absent["not_found"],
         "already_forgotten": absent["already_forgotten"],
+        "kept_back": batch.kept_back,
         "n_records": forget.num_rows,
         "n_trained_records": len(segments),
         "n_subjects": len(set(forget[context.declaration.columns.subject_id].to_pylist())),
@@ -93,6 +95,7 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
             "plan_digest": plan["plan_digest"],
             "n_requests": plan["n_requests"],
             "n_records": plan["n_records"],
+            "kept_back": plan["kept_back"],
         },
     )
     move_all(context, plan["requests"], "planned", "approved", token=token)
