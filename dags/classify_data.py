@@ -5,7 +5,8 @@ and gives every record a risk level with its reasons by the policy of the data o
 counts as high. What is likely to be erased is trained last, so that forgetting it is cheap.
 
 Records in the policy's review band wait for a person under *Required Actions*; they count as high
-until somebody answers, and nothing waits for the answer. An answer holds until its expiry.
+until somebody answers, and nothing waits for the answer. An answer is about the groups that the
+form shows, under the policy of that run, and holds until its expiry.
 
 **In:** the declared source table, the risk policy, what persons decided before. **Out:** the
 classified table; it wakes `train_ready_model`.
@@ -79,14 +80,14 @@ def classify_data() -> None:
     )
 
     @task
-    def take_answer(run_id: str, answer: dict) -> dict:
+    def take_answer(run_id: str, answer: dict, review: dict) -> dict:
         from r2u_tasks.stages.review import take_answer as stage
 
-        return stage(run_id=run_id, answer=answer, **workspace())
+        return stage(run_id=run_id, answer=answer, form=review["form"], **workspace())
 
     @task.short_circuit
     def was_answered(taken: dict) -> bool:
-        return taken["n_overrides"] > 0
+        return taken["applies"]
 
     @task(outlets=[CLASSIFIED_DATA])
     def classify_again(run_id: str) -> dict:
@@ -97,7 +98,7 @@ def classify_data() -> None:
     published = publish_classified()
     classify_part.expand(part=list_parts(ingest_rows())) >> published
     review = prepare_review()
-    taken = take_answer(answer=review_band.output)
+    taken = take_answer(answer=review_band.output, review=review)
     published >> review
     needs_review(review) >> review_band
     was_answered(taken) >> classify_again()

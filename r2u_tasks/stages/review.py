@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from governance.classification.decisions import HIGH, LOW
 from governance.classification.overrides import (
     Override,
     add_override,
@@ -32,36 +33,54 @@ ALL_HIGH, ALL_LOW, AS_LISTED, NOT_NOW = "All high", "All low", "As listed", "Not
 """Options of the human-in-the-loop task; the last is taken when nobody answers in time."""
 
 _MAX_LISTED = 20
+_VALID_DAYS = 180
 
 
 def list_reviews(*, dataset: str, root_uri: str) -> JSON:
-    """Return the review groups that nobody has answered, largest first, in counts."""
+    """Return the review groups that nobody has answered, largest first, and their policy."""
     context = open_context(dataset, root_uri)
     run = latest_run(context.workspace.classifications)
-    return {"groups": [] if run is None else _open_groups(context, run)}
+    if run is None:
+        return {"groups": [], "policy_digest": None}
+    return {"groups": _open_groups(context, run), "policy_digest": run.policy_digest}
 
 
 def review_text(*, dataset: str, root_uri: str) -> JSON:
-    """Return subject and body of the human-in-the-loop task, and how many groups are open."""
-    groups = list_reviews(dataset=dataset, root_uri=root_uri)["groups"]
-    n_records = sum(group["n_records"] for group in groups)
+    """Return the human-in-the-loop task: what the person reads, and what the answer is about.
+
+    Returns:
+        ``subject`` and ``body``; ``n_groups`` and ``n_records`` that they show; ``form``, to be
+        given to ``take_answer``: ``policy_digest`` and, for each group that is shown, its rules.
+    """
+    found = list_reviews(dataset=dataset, root_uri=root_uri)
+    shown = found["groups"][:_MAX_LISTED]
+    n_more = len(found["groups"]) - len(shown)
+    n_records = sum(group["n_records"] for group in shown)
     lines = ["| group | records | subjects | probability | rules |", "|---|---|---|---|---|"]
     lines += [
         f"| {group['group']} | {group['n_records']} | {group['n_subjects']} | "
         f"{group['probability']:.2f} | {', '.join(group['rules'])} |"
-        for group in groups[:_MAX_LISTED]
+        for group in shown
     ]
-    if len(groups) > _MAX_LISTED:
-        lines.append(f"\n{len(groups) - _MAX_LISTED} more groups: `r2u review list`")
+    if n_more:
+        lines.append(
+            f"\n{n_more} smaller groups are not part of this form; they stay high and come with "
+            "the next run, or now with `r2u review list`."
+        )
     lines.append(
         "\nUntil somebody answers, these records count as high. *As listed*: name the groups that "
-        "are low, the others are high. The answer holds for `valid_days`."
+        "are low, the others are high. The answer is about the groups in this table only, and "
+        "holds for `valid_days` under the policy of today."
     )
     return {
-        "n_groups": len(groups),
+        "n_groups": len(shown),
         "n_records": n_records,
-        "subject": f"Risk review: {n_records} records in {len(groups)} groups",
+        "subject": f"Risk review: {n_records} records in {len(shown)} groups",
         "body": "\n".join(lines),
+        "form": {
+            "policy_digest": found["policy_digest"],
+            "groups": {group["group"]: group["rules"] for group in shown},
+        },
     }
 
 
@@ -90,55 +109,56 @@ def answer_review(
             f"got {', '.join(unknown) or 'none'}"
         )
         raise RequestError(message)
-    stored = []
-    for name in groups:
-        override = add_override(
-            context.workspace.overrides,
-            kind="review",
-            level=level,
-            pattern=known[name]["rules"],
-            policy_digest=run.policy_digest,
-            **_signed(who, why, valid_days),
-        )
-        _enter(context, override)
-        stored.append(override.override_id)
+    signed = _signed(who, why, valid_days)
+    patterns = [known[name]["rules"] for name in groups]
+    stored = _store_answers(context, patterns, level, run.policy_digest, signed)
     return {"overrides": stored, "level": level, "groups": list(groups)}
 
 
-def take_answer(*, run_id: str, answer: JSON | None, dataset: str, root_uri: str) -> JSON:
-    """Store what came out of the human-in-the-loop task.
+def take_answer(
+    *, run_id: str, answer: JSON | None, form: JSON, dataset: str, root_uri: str
+) -> JSON:
+    """Store what came out of the human-in-the-loop task, for the groups that its form showed.
+
+    Whatever was classified since, nothing else is answered, and the answer belongs to the policy
+    that the person saw. A retry stores what is missing. Where a listed name is none of the form's,
+    nobody knows which group was meant: the groups that were named right are low, the others stay
+    open, which counts as high.
 
     Args:
         run_id: Run of the DAG, the stated reason where the person gave none.
         answer: Output of the task: ``chosen_options``, ``params_input``, ``responded_by_user``.
+        form: ``form`` of the ``review_text`` that the person read.
         dataset: Declaration.
         root_uri: Workspace.
 
     Returns:
-        ``n_overrides``: 0 if nobody answered.
+        ``n_overrides``: groups that hold this answer now, 0 if nobody answered; ``n_mistyped``:
+        listed names that the form did not show; ``applies``: whether a classification is due,
+        which is not so if the policy has changed since the form.
+
+    Raises:
+        RequestError: The option is none of the form's.
     """
     answer = answer or {}
     chosen = (answer.get("chosen_options") or [NOT_NOW])[0]
-    place: JSON = {"dataset": dataset, "root_uri": root_uri}
-    open_groups = [group["group"] for group in list_reviews(**place)["groups"]]
-    if chosen == NOT_NOW or not open_groups:
-        return {"n_overrides": 0}
-    form = answer.get("params_input") or {}
-    listed = str(form.get("low_groups") or "").replace(",", " ").split()
-    low = {ALL_HIGH: [], ALL_LOW: open_groups, AS_LISTED: listed}[chosen]
-    high = [group for group in open_groups if group not in low]
+    given = answer.get("params_input") or {}
+    by_level, n_mistyped = _read_answer(chosen, given, list(form["groups"]))
     user = answer.get("responded_by_user") or {}
-    signed: JSON = {
-        "who": str(user.get("name") or user.get("id") or "airflow user"),
-        "why": str(form.get("why") or f"review in run {run_id}"),
-        "valid_days": int(form.get("valid_days") or 180),
-    }
-    n_overrides = 0
-    for level, groups in (("low", low), ("high", high)):
-        if groups:
-            stored = answer_review(groups=groups, level=level, **signed, **place)
-            n_overrides += len(stored["overrides"])
-    return {"n_overrides": n_overrides}
+    signed = _signed(
+        str(user.get("name") or user.get("id") or "airflow user"),
+        str(given.get("why") or "").strip() or f"review in run {run_id}",
+        int(given.get("valid_days") or _VALID_DAYS),
+    )
+    context = open_context(dataset, root_uri)
+    digest = form["policy_digest"]
+    for level, groups in by_level.items():
+        patterns = [form["groups"][group] for group in groups]
+        _store_answers(context, patterns, level, digest, signed)
+    n_overrides = sum(len(groups) for groups in by_level.values())
+    policy = load_policy(context.declaration.policy_path, context.declaration)
+    applies = n_overrides > 0 and policy.digest == digest
+    return {"n_overrides": n_overrides, "n_mistyped": n_mistyped, "applies": applies}
 
 
 def classify_again(*, run_id: str, dataset: str, root_uri: str) -> JSON:
@@ -249,6 +269,66 @@ def _open_groups(context: StageContext, run: RunRecord) -> list[JSON]:
         if group.decision.needs_review and found.with_review_answers(group.pattern) == group.pattern
     ]
     return sorted(groups, key=lambda group: (-group["n_records"], group["group"]))
+
+
+def _read_answer(
+    chosen: str, given: JSON, shown: Sequence[str]
+) -> tuple[dict[str, list[str]], int]:
+    """Return level -> groups, and how many listed names are not of the form.
+
+    What a person typed is neither logged nor repeated: it may be anything.
+    """
+    if chosen == AS_LISTED:
+        listed = set(str(given.get("low_groups") or "").replace(",", " ").split())
+        low = [group for group in shown if group in listed]
+        n_mistyped = len(listed.difference(shown))
+        high = [] if n_mistyped else [group for group in shown if group not in listed]
+        return {HIGH: high, LOW: low}, n_mistyped
+    by_level: dict[str, dict[str, list[str]]] = {
+        ALL_HIGH: {HIGH: list(shown)},
+        ALL_LOW: {LOW: list(shown)},
+        NOT_NOW: {},
+    }
+    if chosen not in by_level:
+        options = ", ".join((ALL_HIGH, ALL_LOW, AS_LISTED, NOT_NOW))
+        message = f"review: expected an answer of {options}, got another one"
+        raise RequestError(message)
+    return by_level[chosen], 0
+
+
+def _store_answers(
+    context: StageContext,
+    patterns: Sequence[Sequence[str]],
+    level: str,
+    policy_digest: str,
+    signed: JSON,
+) -> list[str]:
+    """Store an answer for each pattern; one that has it under this policy keeps what it has."""
+    folder = context.workspace.overrides
+    found = load_overrides(folder, now=signed["made_at"], policy_digest=policy_digest)
+    held = {
+        override.pattern: override.override_id
+        for override in found.active
+        if override.kind == "review"
+        and override.level == level
+        and override.policy_digest == policy_digest
+    }
+    stored = []
+    for pattern in patterns:
+        known = held.get(tuple(sorted(pattern)))
+        if known is None:
+            override = add_override(
+                folder,
+                kind="review",
+                level=level,
+                pattern=pattern,
+                policy_digest=policy_digest,
+                **signed,
+            )
+            _enter(context, override)
+            known = override.override_id
+        stored.append(known)
+    return stored
 
 
 def _signed(who: str, why: str, valid_days: int) -> JSON:
