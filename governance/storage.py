@@ -197,19 +197,23 @@ def erase_records(
     asked = _asked_ids(record_ids)
     with _exclusive(path):
         done = _open(path).transaction_version(f"erase-{batch_id}") is not None
+        taken = 0  # asked rows that a load took away after they had been counted
         if before is None or (not done and before.version != table_version(path)):
+            known = before
             before = _census(path, asked, record_id_column)
+            taken = 0 if known is None else max(0, known.hit - before.hit)
         if before.hit and not done:
             _delete_rows(path, asked, record_id_column, f"erase-{batch_id}")
         after = _census(path, asked, record_id_column)
-    superseded = done and after.version > before.version + 1 and not after.hit
+    loaded_after = done and after.version > before.version + 1 and not after.hit
+    superseded = loaded_after or taken > 0
     counts = ErasureCounts(
         before=before.rows,
         asked=asked.num_rows,
         erased=before.hit,
-        after=before.rows - before.hit if superseded else after.rows,
+        after=before.rows - before.hit if loaded_after else after.rows,
         untouched_digest_before=before.untouched,
-        untouched_digest_after=before.untouched if superseded else after.untouched,
+        untouched_digest_after=before.untouched if loaded_after else after.untouched,
         superseded=superseded,
     )
     if after.hit or counts.after != before.rows - before.hit:

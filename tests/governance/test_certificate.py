@@ -426,7 +426,11 @@ def test_what_loads_changed_before_is_told_and_does_not_hide_more(tmp_path):
     sealed = Sealed(tmp_path / "a", files={"plan.json": drifted, "members.json": honest})
     stated = json.loads(base64.b64decode(json.loads(sealed.certificate().read_text())["payload"]))
 
-    assert sealed.verify().ok
+    result = sealed.verify()
+    told = "1 other records of the model were changed and 2 lost by loads"
+    assert result.ok
+    assert any(told in line for line in result.not_checked)
+    assert told in dict((name, detail) for name, _, detail in result.checks)["records"]
     assert {"changed": 1, "gone": 2} == stated["predicate"]["records"]["drift"]
     for number, hidden in enumerate((members(added=2, missing=4, child=5), members(child=7))):
         files = {"plan.json": drifted, "members.json": hidden}
@@ -459,6 +463,19 @@ def test_steps_in_another_order_are_refused(tmp_path):
 def test_a_table_that_was_loaded_while_it_was_erased_is_not_called_compared(tmp_path):
     """What could not be compared is listed, not passed over."""
     result = Sealed(tmp_path, files={"erasure.json": counted(superseded=True)}).verify()
+
+    assert result.ok
+    assert any("raw was loaded anew" in line for line in result.not_checked)
+
+
+def test_rows_that_were_asked_for_and_not_erased_are_told(tmp_path):
+    """Nothing erased of two asked rows: no certificate, unless a load had taken them away."""
+    none = {"erased": 0, "after": COUNTS["before"]}
+    with pytest.raises(ReleaseBlockedError, match="fewer rows were erased"):
+        Sealed(tmp_path / "a", files={"erasure.json": counted(**none)})
+    result = Sealed(
+        tmp_path / "b", files={"erasure.json": counted(**none, superseded=True)}
+    ).verify()
 
     assert result.ok
     assert any("raw was loaded anew" in line for line in result.not_checked)

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -284,6 +285,18 @@ def test_a_load_between_a_killed_erasure_and_its_repeat_is_said(table_path):
     publish_table(table_path, with_buckets(people(9), "person", 2), transaction="it came back")
     with pytest.raises(DigestMismatchError, match="1 asked ones"):
         erase_records(table_path, ids, batch_id="b", record_id_column="id", before=before)
+
+
+def test_a_load_that_takes_counted_rows_before_their_erasure_is_said(table_path):
+    """Fewer rows are erased than asked, and the counts say that a load was in between."""
+    ids = pa.array(["r3", "r4"])
+    before = count_rows(table_path, ids, record_id_column="id")
+    rows = read_table(table_path)
+    publish_table(table_path, rows.filter(pc.not_equal(rows["id"], "r3")), transaction="load")
+    counts = erase_records(table_path, ids, batch_id="b", record_id_column="id", before=before)
+
+    assert (2, 1, True) == (counts.asked, counts.erased, counts.superseded)
+    assert counts.after == rows.num_rows - 2
 
 
 def test_a_purge_takes_what_a_killed_write_left(table_path):
