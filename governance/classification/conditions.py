@@ -38,6 +38,8 @@ class Knowledge:
         rare_groups: Rule id -> table of ``code``, of groups that fewer than k subjects share.
         request_rates: Keyed digest of a stratum, hexadecimal -> requests per subject and year, of
             strata that were observed.
+        looks: Column -> entity -> whether the whole column looks like it, None where its rows are
+            too few to tell (``find_looks``). What is not here is unknown: a bucket never decides.
         memorisation: Table of ``record_key`` (hexadecimal) and ``percentile``, one row for each
             record that the last training scored; ``None`` before the first.
     """
@@ -48,6 +50,7 @@ class Knowledge:
     pseudonym_key: bytes = b""
     rare_groups: dict[str, pa.Table] = field(default_factory=dict)
     request_rates: dict[str, float] = field(default_factory=dict)
+    looks: dict[str, dict[str, bool | None]] = field(default_factory=dict)
     memorisation: pa.Table | None = None
 
 
@@ -174,11 +177,14 @@ def _has_category(rows: pa.Table, rule: Rule, policy: Policy, _knowledge: Knowle
 def _detects(rows: pa.Table, rule: Rule, _policy: Policy, knowledge: Knowledge) -> Match:
     ids = {knowledge.record_id, knowledge.subject_id}
     names = [rule.when.column] if rule.when.column else _text_columns(rows, besides=ids)
-    hit = np.zeros(rows.num_rows, dtype=bool)
+    holds, unknown = np.zeros(rows.num_rows, dtype=bool), np.zeros(rows.num_rows, dtype=bool)
     for name in names:
+        looks = knowledge.looks.get(name, {})
         for entity in rule.when.values:
-            hit |= scanner.detect(rows[name], entity, name=name)
-    return _known(hit)
+            found = scanner.detect_cells(rows[name], entity, name=name, looks=looks)
+            holds |= found.holds
+            unknown |= found.unknown
+    return Match(holds, unknown & ~holds)
 
 
 def _text_columns(rows: pa.Table, *, besides: set[str]) -> list[str]:

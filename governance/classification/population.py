@@ -1,6 +1,7 @@
 """What concerns all rows together, computed in streams of buckets with bounded memory.
 
-Before the decisions: groups of quasi-identifiers that too few subjects share. After them: the
+Before the decisions: groups of quasi-identifiers that too few subjects share, and whether columns
+as a whole look like names, addresses, user names or passwords. After them: the
 prefix of the high-risk records, by expected cost, that fits into the budget, and the order of the
 training slices. Ties are broken by the hash of the record id, so that no order of rows matters.
 """
@@ -8,13 +9,14 @@ training slices. Ties are broken by the hash of the record id, so that no order 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from governance import scanner
 from governance.classification import TIE, RiskGroup
 from governance.classification.conditions import group_codes
 from governance.classification.decisions import HIGH
@@ -55,6 +57,34 @@ def find_rare_groups(
         for rule in rules
         if parts[rule.id]
     }
+
+
+def find_looks(
+    buckets: Callable[[tuple[str, ...]], Iterable[pa.Table]],
+    policy: Policy,
+    *,
+    columns: Sequence[str],
+) -> dict[str, dict[str, bool | None]]:
+    """Return, by column, which entities the column as a whole looks like; None: nobody knows.
+
+    Args:
+        buckets: Called with the needed columns; yields the rows of each bucket.
+        policy: Risk policy; only columns of which its rules need the look are read.
+        columns: Columns that a rule without a column looks at.
+    """
+    wanted: set[str] = set()
+    for when in (rule.when for rule in policy.rules if rule.when.kind == "detects"):
+        for name in [when.column] if when.column else columns:
+            if any(scanner.needs_looks(name, entity) for entity in when.values):
+                wanted.add(name)
+    if not wanted:
+        return {}
+    total: dict[str, scanner.ColumnCounts] = {}
+    for rows in buckets(tuple(sorted(wanted))):
+        for name in rows.column_names:
+            counts = scanner.count_column(rows[name], name=name, entities=())
+            total[name] = total[name] + counts if name in total else counts
+    return {name: scanner.judge_looks(counts) for name, counts in total.items()}
 
 
 @dataclass(frozen=True, slots=True)

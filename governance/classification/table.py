@@ -9,7 +9,7 @@ import pyarrow as pa
 from governance.classification import TIE, assign_split, classify_rows
 from governance.classification.conditions import Knowledge
 from governance.classification.overrides import Overrides
-from governance.classification.population import find_rare_groups, rank_records
+from governance.classification.population import find_looks, find_rare_groups, rank_records
 from governance.declaration import Declaration
 from governance.policy import Policy
 
@@ -39,12 +39,16 @@ def classify_records(
     rare = find_rare_groups(
         lambda names: [table.select(list(names))], policy, subject_id=columns.subject_id
     )
+    looks = find_looks(
+        lambda names: [table.select(list(names))], policy, columns=declaration.columns.all_names
+    )
     knowledge = Knowledge(
         as_of=as_of,
         subject_id=columns.subject_id,
         record_id=columns.record_id,
         pseudonym_key=pseudonym_key,
         rare_groups=rare,
+        looks=looks,
     )
     found = classify_rows(table, policy, knowledge=knowledge, overrides=overrides)
     decisions = found.table()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from governance.policy import Policy, Rule
+from governance.scanner import BY_LOOKS
 
 
 def policy_changes(old: Policy, new: Policy) -> list[str]:
@@ -59,6 +60,7 @@ def _condition(policy: Policy, rule: Rule) -> str:
         text += f" in {', '.join(quasi)}"
     raises = rule.raises_risk and missing is None
     may_lack = kind not in {"missing", "category_under", "detects", "k_anonymity_lt"}
+    may_lack |= kind == "detects" and not set(BY_LOOKS).isdisjoint(rule.when.values)
     return text + (" (or nobody knows)" if raises and may_lack else "")
 
 

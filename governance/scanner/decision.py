@@ -110,24 +110,57 @@ def _finding(evidence: Evidence, n_filled: int, *, by_name: bool) -> Finding:
     )
 
 
+def look_bound(name: str, entity: str) -> float | None:
+    """Return the share of cells that must look like an entity; None where no share is enough.
+
+    >>> look_bound("surname", "person_name"), look_bound("x1", "person_name")
+    (0.7, None)
+    """
+    if is_named(name, entity):
+        return _LOOKS
+    return _STREETS if entity == "street_address" else None
+
+
+def judge_looks(counts: ColumnCounts) -> dict[str, bool | None]:
+    """Return for each entity of ``BY_LOOKS`` whether the column as a whole looks like it.
+
+    ``None`` says that nobody knows: the 95 % interval of the share holds the bound, as it does
+    where the rows are few.
+
+    Args:
+        counts: Of the whole column: those of a part of it may say something else.
+    """
+    verdicts: dict[str, bool | None] = {}
+    for entity in BY_LOOKS:
+        bound = look_bound(counts.name, entity)
+        low, high = wilson(_n_looking(counts, entity), counts.profile.n_filled)
+        if bound is None or high < bound:
+            verdicts[entity] = False
+        else:
+            verdicts[entity] = True if low >= bound else None
+    return verdicts
+
+
+def _n_looking(counts: ColumnCounts, entity: str) -> int:
+    """Return how many cells look like an entity, at most as many as are filled."""
+    profile = counts.profile
+    n_cells = profile.n_one_piece
+    if entity == "person_name":
+        n_cells = profile.n_name_like
+    elif entity == "street_address":
+        named = is_named(counts.name, entity)
+        n_cells = profile.n_address_like if named else profile.n_street_words
+    return min(n_cells, profile.n_filled)
+
+
 def _looks(counts: ColumnCounts, named: set[str]) -> list[Finding]:
     """Return what whole cells look like, where the column's name says so, too."""
-    profile = counts.profile
-    looks = {
-        "password": (profile.n_one_piece, "password" in named and _LOOKS),
-        "username": (profile.n_one_piece, "username" in named and _LOOKS),
-        "person_name": (profile.n_name_like, "person_name" in named and _LOOKS),
-        "street_address": (
-            profile.n_address_like if "street_address" in named else profile.n_street_words,
-            _LOOKS if "street_address" in named else _STREETS,
-        ),
-    }
     found = []
-    for entity, (n_cells, bound) in looks.items():
-        low, _ = wilson(n_cells, profile.n_filled)
-        if bound and low >= bound:
+    for entity, verdict in judge_looks(counts).items():
+        if verdict:
+            n_cells = _n_looking(counts, entity)
             evidence = Evidence(entity=entity, n_matches=n_cells, n_cells=n_cells)
-            found.append(_finding(evidence, profile.n_filled, by_name=entity in named))
+            found.append(_finding(evidence, counts.profile.n_filled, by_name=entity in named))
     return found
 
 

@@ -6,8 +6,8 @@ buckets can be scanned apart and joined.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance.scanner.cells import CellLooks, look_at
-from governance.scanner.decision import BY_LOOKS, conclude, is_named
+from governance.scanner.decision import BY_LOOKS, conclude, is_named, judge_looks, look_bound
 from governance.scanner.entities import ENTITIES, NAMES
 from governance.scanner.findings import ColumnCounts, ColumnFindings, Evidence, Profile
 from governance.scanner.matches import CERTAIN, FAINT, PLAUSIBLE, Matches
@@ -24,8 +24,24 @@ from governance.scanner.search import Searched, check_entities, searched, whole_
 Column: TypeAlias = pa.ChunkedArray | pa.Array
 
 
+@dataclass(frozen=True, slots=True)
+class CellMatch:
+    """Which cells hold an entity: bool ``[n]`` each, never both for a cell.
+
+    Attributes:
+        holds: The cell holds it.
+        unknown: The cell looks like it, and what the column is cannot be told.
+    """
+
+    holds: np.ndarray
+    unknown: np.ndarray
+
+
 def detect(column: Column, entity: str, *, name: str = "") -> np.ndarray:
-    """Return bool ``[n]``: the cell holds the entity.
+    """Return bool ``[n]``: the cell holds the entity, or may hold it.
+
+    Where the look of the whole column counts (``BY_LOOKS``), ``column`` is the whole one; where its
+    cells are too few to tell, those that look like the entity count. ``detect_cells`` is for parts.
 
     Args:
         column: Text, binary, numbers or dates; null counts as no.
@@ -37,14 +53,48 @@ def detect(column: Column, entity: str, *, name: str = "") -> np.ndarray:
         ValueError: The entity does not exist.
     """
     check_entities([entity])
-    mask = np.zeros(len(column), bool)
+    looks = {}
+    if needs_looks(name, entity):
+        looks = judge_looks(count_column(column, name=name, entities=()))
+    match = detect_cells(column, entity, name=name, looks=looks)
+    found: np.ndarray = match.holds | match.unknown
+    return found
+
+
+def detect_cells(
+    column: Column, entity: str, *, name: str, looks: Mapping[str, bool | None]
+) -> CellMatch:
+    """Return which cells of a part of a column hold the entity.
+
+    Args:
+        column: As in ``detect``, or a part of it: no cell's result depends on the other cells.
+        entity: One of ``NAMES``.
+        name: Name of the column.
+        looks: ``judge_looks`` of the whole column; what it does not say is unknown.
+    """
+    check_entities([entity])
     if pa.types.is_dictionary(column.type):
-        return _by_dictionary(column, entity, name)
+        return _by_dictionary(column, entity, name, looks)
+    nowhere = np.zeros(len(column), bool)
     text = as_text(column)
     if text is None:
-        return mask
-    if ENTITIES[entity].find is None:
-        return _by_looks(text, entity, name)
+        return CellMatch(nowhere, nowhere)
+    holds = nowhere if ENTITIES[entity].find is None else _found(text, entity, name)
+    verdict = looks.get(entity) if needs_looks(name, entity) else False
+    if verdict is False:
+        return CellMatch(holds, nowhere)
+    look = _cells_by_look(text, entity)
+    return CellMatch(holds | look, nowhere) if verdict else CellMatch(holds, look & ~holds)
+
+
+def needs_looks(name: str, entity: str) -> bool:
+    """Return whether the look of the whole column can tell the entity, for a column's name."""
+    return entity in BY_LOOKS and look_bound(name, entity) is not None
+
+
+def _found(text: Column, entity: str, name: str) -> np.ndarray:
+    """Return the cells in which the entity's finder finds it."""
+    mask = np.zeros(len(text), bool)
     named = bool(name) and is_named(name, entity)
     level = FAINT if named else PLAUSIBLE
     for whole in searched(text):
@@ -52,7 +102,7 @@ def detect(column: Column, entity: str, *, name: str = "") -> np.ndarray:
         found = part.matches(entity)
         found = found.take(found.level >= level)
         mask[part.text.cell[part.text.cells_of(found.start)]] = True
-    return mask | _by_looks(text, entity, name) if named and entity in BY_LOOKS else mask
+    return mask
 
 
 def scan_column(
@@ -172,23 +222,24 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _by_dictionary(column: Column, entity: str, name: str) -> np.ndarray:
+def _by_dictionary(
+    column: Column, entity: str, name: str, looks: Mapping[str, bool | None]
+) -> CellMatch:
     """Look at each value of a dictionary once."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    masks = []
+    holds, unknown = [np.zeros(0, bool)], [np.zeros(0, bool)]
     for chunk in chunks:
-        values = np.append(detect(chunk.dictionary, entity, name=name), False)
-        codes = pc.fill_null(chunk.indices.cast(pa.int64()), len(values) - 1)
-        masks.append(values[codes.to_numpy(zero_copy_only=False)])
-    return np.concatenate(masks) if masks else np.zeros(0, bool)
+        values = detect_cells(chunk.dictionary, entity, name=name, looks=looks)
+        codes = pc.fill_null(chunk.indices.cast(pa.int64()), len(chunk.dictionary))
+        codes = codes.to_numpy(zero_copy_only=False)
+        holds.append(np.append(values.holds, False)[codes])
+        unknown.append(np.append(values.unknown, False)[codes])
+    return CellMatch(np.concatenate(holds), np.concatenate(unknown))
 
 
-def _by_looks(text: Column, entity: str, name: str) -> np.ndarray:
-    """Return the cells that look like it, if the column as a whole is or contains the entity."""
+def _cells_by_look(text: Column, entity: str) -> np.ndarray:
+    """Return the cells that look like the entity, each by itself."""
     mask = np.zeros(len(text), bool)
-    found = {finding.entity for finding in scan_column(text, name=name, entities=()).findings}
-    if entity not in found:
-        return mask
     for part in searched(text):
         mask[part.text.cell] |= _look(look_at(part.text), entity)
     return mask

@@ -32,7 +32,13 @@ from governance.classification import (
 from governance.classification.conditions import count_strata
 from governance.classification.explanation import explain_record
 from governance.classification.overrides import Overrides, load_overrides
-from governance.classification.population import RANKED, Ranking, find_rare_groups, rank_records
+from governance.classification.population import (
+    RANKED,
+    Ranking,
+    find_looks,
+    find_rare_groups,
+    rank_records,
+)
 from governance.classification.runs import RunRecord, latest_run, save_run
 from governance.classification.staging import Staging, add_groups, in_parts, remove_left_overs
 from governance.declaration import Declaration
@@ -209,14 +215,12 @@ def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> 
     )
     _warn(gate)
     require_passed(gate)
-    staging.write_rare_groups(
-        find_rare_groups(
-            lambda names: (staging.rows(bucket, names) for bucket in staging.buckets()),
-            policy,
-            subject_id=columns.subject_id,
-        )
-    )
     buckets = staging.buckets()
+
+    def in_buckets(names: tuple[str, ...]) -> Iterator[pa.Table]:
+        return (staging.rows(bucket, names) for bucket in buckets)
+
+    staging.write_rare_groups(find_rare_groups(in_buckets, policy, subject_id=columns.subject_id))
     counts = [staging.n_rows(bucket) for bucket in buckets]
     return {
         "rows": n_rows,
@@ -224,6 +228,7 @@ def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> 
         "as_of": day.isoformat(),
         "gate": gate.to_dict(),
         "policy_digest": policy.digest,
+        "looks": find_looks(in_buckets, policy, columns=columns.all_names),
         "parts": in_parts(buckets, counts, rows_per_part=_ROWS_PER_PART),
     }
 
@@ -241,6 +246,7 @@ def _classify_part(context: StageContext, staging: Staging, part: list[int]) -> 
             policy,
             as_of=date.fromisoformat(noted["as_of"]),
             rare_groups=staging.rare_groups(),
+            looks=noted["looks"],
             bucket=bucket,
         )
         classified = classify_rows(rows, policy, knowledge=knowledge, overrides=overrides)

@@ -20,6 +20,7 @@ def load_knowledge(
     *,
     as_of: date,
     rare_groups: dict[str, pa.Table],
+    looks: dict[str, dict[str, bool | None]],
     bucket: int,
 ) -> Knowledge:
     """Return what the rules of a policy need for one bucket.
@@ -29,6 +30,7 @@ def load_knowledge(
         policy: Risk policy; what none of its rules asks for is not loaded.
         as_of: Day on which ages are measured.
         rare_groups: From ``find_rare_groups``.
+        looks: From ``find_looks``.
         bucket: Bucket of the rows.
     """
     columns = context.declaration.columns
@@ -53,4 +55,5 @@ def load_knowledge(
         rare_groups=rare_groups,
         request_rates=rates,
         memorisation=memorisation,
+        looks=looks,
     )

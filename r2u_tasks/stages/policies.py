@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from governance.classification import classify_rows
 from governance.classification.overrides import load_overrides
-from governance.classification.population import find_rare_groups
+from governance.classification.population import find_looks, find_rare_groups
 from governance.policy import Policy, load_policy
 from governance.policy.changes import describe_policy, policy_changes
 from governance.storage import BUCKET, read_table, table_exists
@@ -83,17 +83,19 @@ def _classified(
     """Yield levels and deciding rules of each bucket of the ingested table."""
     raw = context.workspace.raw
     buckets = read_table(raw, columns=[BUCKET])[BUCKET].unique().sort().to_pylist()
-    rare = find_rare_groups(
-        lambda names: (read_table(raw, columns=list(names), bucket=bucket) for bucket in buckets),
-        policy,
-        subject_id=context.declaration.columns.subject_id,
-    )
+    columns = context.declaration.columns
+
+    def in_buckets(names: tuple[str, ...]) -> Iterator[pa.Table]:
+        return (read_table(raw, columns=list(names), bucket=bucket) for bucket in buckets)
+
+    rare = find_rare_groups(in_buckets, policy, subject_id=columns.subject_id)
+    looks = find_looks(in_buckets, policy, columns=columns.all_names)
     now = datetime.now(UTC)
     overrides = load_overrides(context.workspace.overrides, now=now, policy_digest=policy.digest)
     for bucket in buckets:
         rows = read_table(raw, bucket=bucket)
         knowledge = load_knowledge(
-            context, policy, as_of=now.date(), rare_groups=rare, bucket=bucket
+            context, policy, as_of=now.date(), rare_groups=rare, looks=looks, bucket=bucket
         )
         found = classify_rows(rows, policy, knowledge=knowledge, overrides=overrides).table()
         yield found["risk_level"], found["deciding_rules"]

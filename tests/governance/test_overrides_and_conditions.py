@@ -17,7 +17,7 @@ from governance.classification.overrides import (
     withdraw_override,
 )
 from governance.classification.patterns import find_patterns
-from governance.classification.population import find_rare_groups, rank_records
+from governance.classification.population import find_looks, find_rare_groups, rank_records
 from governance.classification.staging import Staging, add_groups, in_parts
 from governance.classification.table import classify_records
 from governance.declaration import load_declaration
@@ -235,6 +235,82 @@ def test_buckets_do_not_matter(tmp_path_factory, declaration, countries, n_bucke
     assert expected == got
     assert sum(group.n_records for group in found) == table.num_rows
     assert staging.count_repeated("id") == 0
+
+
+NAMED = st.lists(st.sampled_from(["Ada Moor", "Jo Li", "x9 y8 z7", "12", "", None]), max_size=40)
+
+
+@given(NAMED.filter(len), st.integers(1, 9), st.randoms())
+@LAWS
+def test_the_look_of_a_column_is_that_of_all_buckets(declaration, cells, n_buckets, random):
+    """Whichever rows lie together, in whatever order: the levels of the whole table."""
+    policy = policy_of({"when": {"column": "name", "detects": "person_name"}, "set": "high"})
+    table = table_of(name=pa.array(cells, pa.string()))
+    expected = levels(table, policy, declaration)
+    numbers = [random.randrange(n_buckets) for _ in cells]
+    buckets = [
+        table.filter(pa.array([number == bucket for number in numbers]))
+        for bucket in random.sample(range(n_buckets), n_buckets)
+    ]
+
+    def in_buckets(names):
+        return (rows.select(list(names)) for rows in buckets)
+
+    looks = find_looks(in_buckets, policy, columns=table.column_names)
+    got = {}
+    for rows in buckets:
+        found = classify_rows(
+            rows, policy, knowledge=knowledge(looks=looks), overrides=no_overrides(policy)
+        ).table()
+        got |= dict(zip(rows["id"].to_pylist(), found["risk_level"].to_pylist(), strict=True))
+
+    assert dict(zip(table["id"].to_pylist(), expected, strict=True)) == got
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 9, 60])
+@pytest.mark.parametrize(
+    ("entity", "column", "cell"),
+    [
+        ("person_name", "name", "Ada Moor"),
+        ("street_address", "address", "Askelund 93"),
+        ("username", "user_name", "prom1964"),
+        ("password", "pwd", "Koocei5Ai"),
+    ],
+)
+def test_a_column_of_few_rows_takes_the_stricter_side(declaration, entity, column, cell, n):
+    """All names: never low; below 9 rows nobody knows, so that no rule lowers a risk by it."""
+    table = table_of(**{column: [cell] * n})
+    when = {"column": column, "detects": entity}
+    raised = levels(table, policy_of({"when": when, "set": "high"}), declaration)
+    lowered = levels(
+        table, policy_of({"when": when, "set": "low"}, base_probability=0.9), declaration
+    )
+    told = levels(
+        table, policy_of({"when": {**when, "if_missing": "no_match"}, "set": "high"}), declaration
+    )
+
+    # Wilson: n / (n + z^2) >= 0.7 from n = 9 on.
+    known = n / (n + 1.96**2) >= 0.7
+    assert ["high"] * n == raised
+    assert ["low" if known else "high"] * n == lowered
+    assert ["high" if known else "low"] * n == told
+
+
+def test_what_was_not_counted_is_unknown():
+    """Without knowledge of the column, rows that look like it count, and others do not."""
+    policy = policy_of({"when": {"column": "name", "detects": "person_name"}, "set": "high"})
+    table = table_of(name=["Ada Moor", "12", None])
+    found = classify_rows(table, policy, knowledge=knowledge(), overrides=no_overrides(policy))
+
+    assert ["high", "low", "low"] == found.table()["risk_level"].to_pylist()
+
+
+def test_a_column_that_is_no_name_counts_nowhere(declaration):
+    """Two names among 58 numbers: the interval of the share lies below the bound."""
+    policy = policy_of({"when": {"column": "name", "detects": "person_name"}, "set": "high"})
+    table = table_of(name=["Ada Moor", "Jo Li", *["17"] * 58])
+
+    assert ["low"] * 60 == levels(table, policy, declaration)
 
 
 def halves(table):
