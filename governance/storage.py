@@ -21,16 +21,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pa_dataset
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from governance.errors import DataError, DigestMismatchError, StoreBusyError
+
+if TYPE_CHECKING:  # at run time it would load pandas into every reader of the queue
+    import pyarrow.dataset as pa_dataset
 
 _log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ from governance.classification.runs import RunRecord, latest_run, save_run
 from governance.classification.staging import Staging, add_groups, in_parts, remove_left_overs
 from governance.declaration import Declaration
 from governance.digests import digest_json
-from governance.errors import DataError
+from governance.errors import DataError, PermanentError
 from governance.expectations import GateResult, require_passed, run_gate
 from governance.policy import Policy, load_policy
 from governance.source import SourceStream
@@ -112,8 +113,9 @@ def ingest_rows(*, run_id: str, dataset: str, root_uri: str, as_of: str | None =
     noted = staging.noted("ingest")
     if noted is None:
         day = date.fromisoformat(as_of) if as_of else datetime.now(UTC).date()
-        noted = _ingest(context, staging, day, run_id)
-        staging.note("ingest", noted)
+        with _leaving_no_rows(staging):
+            noted = _ingest(context, staging, day, run_id)
+            staging.note("ingest", noted)
     return noted
 
 
@@ -181,6 +183,23 @@ def explain(*, record_id: str, dataset: str, root_uri: str) -> str:
 def _open(run_id: str, dataset: str, root_uri: str) -> tuple[StageContext, Staging]:
     context = open_context(dataset, root_uri)
     return context, Staging(context.workspace.staging / f"classify-{safe_key(run_id)}")
+
+
+@contextmanager
+def _leaving_no_rows(staging: Staging) -> Iterator[None]:
+    """Delete what was staged when the source is refused: it is a copy of personal data."""
+    try:
+        yield
+    except PermanentError:
+        staging.remove()
+        raise
+    except (OSError, pa.ArrowException) as error:
+        staging.remove()
+        message = (
+            f"staging: expected to write the rows of the source, got {type(error).__name__}; "
+            "is the disk full? The former tables are untouched"
+        )
+        raise DataError(message) from None  # the cause may quote a value
 
 
 def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> JSON:

@@ -143,7 +143,7 @@ def test_an_alias_that_was_moved_behind_our_back_is_found(context, tracker):
     catch_up(context)
     assert [w for w in check(run_id="s", **place(context))["warnings"] if is_taint(w)] == []
     first = load_record(context.workspace, "first").model_version
-    tracker.runs["strange"] = {"params": {}}
+    tracker.runs["strange"] = {"name": "strange", "dataset": "digits", "params": {}}
     strange = tracker.register_version(name="digits", run_id="strange", model_object=None, tags={})
     for alias, version in (("shadow", first), ("champion", strange)):
         tracker.set_alias("digits", alias, version)
