@@ -7,7 +7,6 @@ deleted at the end whatever the outcome.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from governance.declaration import Declaration
 from governance.digests import digest_json
 from governance.errors import DataError
+from governance.removal import remove_file, remove_folder
 from governance.request_rows import selector_value
 from governance.suppression import pseudonyms
 
@@ -144,14 +144,22 @@ def read_rows(folder: Path) -> pa.Table:
 
 
 def drop_forgotten(folder: Path) -> None:
-    """Delete the kept rows; the salts of the requests stay until the batch is closed."""
+    """Delete the kept rows; the salts of the requests stay until the batch is closed.
+
+    Raises:
+        StoreBusyError: They are still there.
+    """
     for name in (_ROWS, f".{_ROWS}"):
-        (folder / "private" / name).unlink(missing_ok=True)
+        remove_file(folder / "private" / name)
 
 
 def drop_rows(folder: Path) -> None:
-    """Delete everything private of a batch."""
-    shutil.rmtree(folder / "private", ignore_errors=True)
+    """Delete everything private of a batch.
+
+    Raises:
+        StoreBusyError: Something of it is still there.
+    """
+    remove_folder(folder / "private")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,6 @@ def tell_recipients(context: StageContext, batch_id: str, rows: pa.Table) -> lis
             {
                 "batch_id": batch_id,
                 "recipient": recipient.name,
-                "contact": recipient.contact,
                 "n_records": rows.num_rows,
                 "due_at": notice["due_at"],
             },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from governance.certificate import seal_bundle
 from governance.digests import write_json
 from r2u_tasks.batch import drop_rows
@@ -50,22 +52,7 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
     purge = result_of(context, batch_id, "purge")
     removed = {name: purge[name] for name in ("models_removed", "pools_removed")}
     write_json(folder / "result-model.json", promotion)
-    rows = {row.request_id: row for row in leased_requests(context, batch_id)}
-    answered = once(
-        context, batch_id, "answers", lambda: {"at": now().isoformat(timespec="seconds")}
-    )
-    requests = [
-        {
-            "request_id": request_id,
-            "outcome": "forgotten",
-            "claim": promotion["claim"],
-            "lane": promotion["lane"],
-            "received_at": rows[request_id].received_at.isoformat(),
-            "due_at": rows[request_id].due_at.isoformat(),
-            "answered_at": answered["at"],
-        }
-        for request_id in plan["requests"]
-    ]
+    requests = answered_requests(context, batch_id, plan["requests"], promotion)
     sealed: JSON = {"root": None}
     if requests:
         sealed = seal_bundle(
@@ -90,3 +77,33 @@ def _close(context: StageContext, batch_id: str, token: int) -> JSON:
         "model_key": promotion["model_key"],
         "removed": removed,
     }
+
+
+def answered_requests(
+    context: StageContext, batch_id: str, request_ids: Sequence[str], promotion: JSON
+) -> list[JSON]:
+    """Return what the certificates say of the requests, fixed before the first is sealed.
+
+    The sealed leaves are kept when a killed run is taken over. A period that an officer extends in
+    between must not change what they were made of, or no certificate would ever fit them again.
+    """
+
+    def answer() -> JSON:
+        rows = {row.request_id: row for row in leased_requests(context, batch_id)}
+        answered_at = now().isoformat(timespec="seconds")
+        requests = [
+            {
+                "request_id": request_id,
+                "outcome": "forgotten",
+                "claim": promotion["claim"],
+                "lane": promotion["lane"],
+                "received_at": rows[request_id].received_at.isoformat(),
+                "due_at": rows[request_id].due_at.isoformat(),
+                "answered_at": answered_at,
+            }
+            for request_id in request_ids
+        ]
+        return {"requests": requests}
+
+    requests: list[JSON] = once(context, batch_id, "answers", answer)["requests"]
+    return requests

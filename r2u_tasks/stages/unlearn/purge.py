@@ -12,13 +12,13 @@ The ledger says which models go before the first file goes.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
 
 from governance.deletion_queue import State
 from governance.digests import digest_file, write_json
+from governance.removal import remove_file, remove_folder
 from governance.source_erasure import erase_from_source, is_ours
 from governance.storage import purge_history, read_table, table_exists
 from governance.suppression import read_tombstones
@@ -77,7 +77,7 @@ def _purge(context: StageContext, batch_id: str) -> JSON:
     for key in scope["models"]:
         _remove_weights(context, key)
     for name in scope["unfinished"]:
-        shutil.rmtree(workspace.root / name, ignore_errors=True)
+        remove_folder(workspace.root / name)
     or_owe(f"weights of {len(scope['models'])} models", lambda: catch_up(context))
     aliases = _remove_aliases(context, scope["models"])
     _, data = batch_data(context, batch_id, load_record(workspace, plan["model_key"]))
@@ -173,8 +173,8 @@ def _has_weights(folder: Path) -> bool:
 
 def _remove_weights(context: StageContext, model_key: str) -> None:
     folder = context.workspace.model(model_key)
-    (folder / "weights.safetensors").unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    remove_file(folder / "weights.safetensors")
+    remove_folder(folder / "checkpoints")
     record = update_record(context.workspace, model_key, checkpoints=())
     if record.kind == CHILD:
         note_once(context, "model_retired", {"model_key": model_key, "parent": record.parent})

@@ -73,7 +73,7 @@ def _source(context: StageContext) -> list[JSON]:
 
 def _recipient(notice: JSON) -> JSON:
     what = f"{notice['gets']} passed on to {notice['recipient']}"
-    why = f"told by {notice['contact']}, no answer yet"
+    why = "told, no answer yet"
     return _entry(what, notice["recipient"], f"answer due {notice['due_at'][:10]}", why)
 
 
