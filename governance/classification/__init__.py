@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from governance.classification.conditions import Knowledge, is_missing, match_rule
 from governance.classification.decisions import HIGH, UNKNOWN, Decision, decide
@@ -155,15 +156,16 @@ def assign_split(rows: pa.Table, declaration: Declaration) -> pa.Array:
     settings = declaration.split
     encoded = rows[declaration.columns.subject_id].cast(pa.string()).combine_chunks()
     encoded = encoded.dictionary_encode()
-    salted = pa.array(
-        [f"{settings.seed}\x00{value}".encode() for value in encoded.dictionary.to_pylist()],
-        pa.large_binary(),
-    )
+    salted = pc.binary_join_element_wise(
+        pa.scalar(str(settings.seed), pa.large_string()),
+        encoded.dictionary.cast(pa.large_string()),
+        pa.scalar("\x00", pa.large_string()),
+    ).cast(pa.large_binary())
     share = sha256_array(salted)[:, :8].copy().view(">u8")[:, 0].astype(np.float64) / 2.0**64
     kept_out = settings.holdout_fraction + settings.validation_fraction
     use = np.where(share < kept_out, "validation", "train")
     use = np.where(share < settings.holdout_fraction, "holdout", use)
-    return pa.array(use.tolist(), pa.string()).take(encoded.indices)
+    return pa.array(use, pa.string()).take(encoded.indices)
 
 
 def count_levels(groups: tuple[RiskGroup, ...]) -> dict[str, int]:

@@ -6,15 +6,19 @@ import json
 from typing import Any
 
 from governance.classification.decisions import OVERRIDE, REVIEW, UNKNOWN
+from governance.classification.overrides import DIRECT
 from governance.policy import Policy
 
 
-def explain_record(row: dict[str, Any], policy: Policy) -> str:
+def explain_record(
+    row: dict[str, Any], policy: Policy, *, said: dict[str, list[str]] | None = None
+) -> str:
     """Return in words why a classified row has its level.
 
     Args:
         row: Decision columns of the record.
         policy: The policy that decided, for grounds and thresholds.
+        said: Level -> ids of the overrides that hold for this record, of ``find_applied``.
     """
     parts: dict[str, Any] = json.loads(str(row["score_parts"]))
     grounds = {rule.id: rule.ground for rule in policy.rules}
@@ -26,7 +30,9 @@ def explain_record(row: dict[str, Any], policy: Policy) -> str:
         f"{budget}",
         f"  base probability {policy.base_probability:+.2f}, base cost {policy.base_cost:.2f}",
     ]
-    lines += [f"  {_matched(name, parts[name], grounds.get(name))}" for name in sorted(parts)]
+    lines += [
+        f"  {_matched(name, parts[name], grounds.get(name), said or {})}" for name in sorted(parts)
+    ]
     lines.append("  decided by: " + ", ".join(str(name) for name in row["deciding_rules"]))
     if REVIEW in row["deciding_rules"]:
         lines.append("  counts as high until a person answers: r2u review list")
@@ -35,12 +41,15 @@ def explain_record(row: dict[str, Any], policy: Policy) -> str:
     return "\n".join(lines)
 
 
-def _matched(name: str, effect: Any, ground: str | None) -> str:
+def _matched(name: str, effect: Any, ground: str | None, said: dict[str, list[str]]) -> str:
     if name.startswith(UNKNOWN):
         return f"column {name.removeprefix(UNKNOWN)} has no value: unknown is high"
     if name.startswith(OVERRIDE):
         level, _, override_id = name.removeprefix(OVERRIDE).partition(":")
-        return f"a person said {level} (override {override_id})"
+        if override_id != DIRECT:
+            return f"a person said {level} (override {override_id})"
+        which = ", ".join(said.get(level, ())) or "that has ended since: r2u override list"
+        return f"a person said {level} (override {which})"
     words = {
         "set": lambda value: f"sets {value}",
         "add": lambda value: f"{value:+.2f}",

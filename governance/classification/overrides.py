@@ -6,6 +6,7 @@ Subjects and records are pseudonyms, kept in a file beside it; a stratum is a se
 a review answer names the risk group that the person saw, under the policy that they saw.
 
 * an override ends at its expiry; what has ended is reported and never applied;
+* an answer to a review is *superseded* by another policy: shown, and without effect;
 * ``high`` beats ``low``; neither beats ``set: high`` or a missing required value (``decisions``).
 """
 
@@ -16,7 +17,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from governance.suppression import pseudonym_digests
 _NAME = "overrides.jsonl"
 _MAX_KEYS = 5_000_000
 _KEY = pa.binary(32)
+DIRECT = "direct"
+"""Instead of an id in the name of a level that persons gave to subjects, records or strata."""
+
 KINDS = ("subject", "records", "stratum", "review")
 
 
@@ -85,53 +89,78 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """Overrides in force at one moment, and those that have expired.
+    """Overrides in force at one moment, and those that are not.
 
     Attributes:
         active: In force.
         expired: Ended by their expiry, not withdrawn.
         keys: Override id -> pseudonyms, 32 bytes each.
-        policy_digest: Policy of this run; answers to a review under another one do not count.
+        policy_digest: Policy of this run.
+        superseded: Answers to a review under another policy; they have no effect under this one.
+        answers: Rules of a reviewed group -> names of the answers that persons gave for it.
     """
 
     active: tuple[Override, ...] = ()
     expired: tuple[Override, ...] = ()
     keys: dict[str, pa.Array] | None = None
     policy_digest: str = ""
+    superseded: tuple[Override, ...] = ()
+    answers: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
 
     def with_review_answers(self, pattern: tuple[str, ...]) -> tuple[str, ...]:
-        """Return a pattern with the answers that persons gave for it."""
-        said = [
-            override.rule
-            for override in self.active
-            if override.kind == "review"
-            and override.policy_digest == self.policy_digest
-            and override.pattern == pattern
-        ]
-        return tuple(sorted({*pattern, *said}))
+        """Return a pattern with the answers that persons gave for its rules.
+
+        What persons said about single records of the group is not part of what was reviewed, so
+        that the answer outlives another override and its expiry.
+        """
+        return tuple(sorted({*pattern, *self.answers.get(_rules_of(pattern), ())}))
 
 
 def match_overrides(
     rows: pa.Table, overrides: Overrides, knowledge: Knowledge
 ) -> dict[str, np.ndarray]:
-    """Return, by the name of each override that is not a review answer, where it applies."""
+    """Return where persons said high and low, by one name for each level.
+
+    One name for all overrides of a level keeps memory and patterns small, however many there are;
+    ``find_applied`` tells which ones hold for a record.
+    """
     hits: dict[str, np.ndarray] = {}
     columns = {"subject": knowledge.subject_id, "records": knowledge.record_id}
     pseudonyms: dict[str, pa.Array] = {}
-    for override in overrides.active:
-        if override.kind == "stratum":
-            hits[override.rule] = _in_stratum(rows, override.values or {})
-        elif override.kind in columns:
-            if override.kind not in pseudonyms:
-                of = "subject" if override.kind == "subject" else "record"
-                column = rows[columns[override.kind]]
-                pseudonyms[override.kind] = _keys(
-                    pseudonym_digests(knowledge.pseudonym_key, of, column)
-                )
-            wanted = (overrides.keys or {})[override.override_id]
-            found = pc.is_in(pseudonyms[override.kind], value_set=wanted)
-            hits[override.rule] = np.array(found.to_numpy(zero_copy_only=False), dtype=bool)
+    for level in (HIGH, LOW):
+        mine = [o for o in overrides.active if o.level == level and o.kind != "review"]
+        if not mine:
+            continue
+        hit = np.zeros(rows.num_rows, dtype=bool)
+        for kind, column in columns.items():
+            keys = [(overrides.keys or {})[o.override_id] for o in mine if o.kind == kind]
+            if not keys:
+                continue
+            if kind not in pseudonyms:
+                pseudonyms[kind] = _pseudonyms(rows[column], kind, knowledge)
+            found = pc.is_in(pseudonyms[kind], value_set=pa.concat_arrays(keys))
+            hit |= found.to_numpy(zero_copy_only=False)
+        for names, wanted in _strata(mine).items():
+            hit |= _in_strata(rows, names, wanted)
+        hits[f"{OVERRIDE}{level}:{DIRECT}"] = hit
     return hits
+
+
+def find_applied(row: pa.Table, overrides: Overrides, knowledge: Knowledge) -> dict[str, list[str]]:
+    """Return level -> ids of the overrides, other than review answers, that hold for one row."""
+    found: dict[str, list[str]] = {HIGH: [], LOW: []}
+    columns = {"subject": knowledge.subject_id, "records": knowledge.record_id}
+    for override in overrides.active:
+        if override.kind in columns:
+            ours = _pseudonyms(row[columns[override.kind]], override.kind, knowledge)
+            keys = (overrides.keys or {})[override.override_id]
+            holds = pc.is_in(ours, value_set=keys)[0].as_py()
+        else:
+            strata = _strata([override] if override.kind == "stratum" else [])
+            holds = any(_in_strata(row, names, wanted)[0] for names, wanted in strata.items())
+        if holds:
+            found[override.level].append(override.override_id)
+    return found
 
 
 def add_override(
@@ -220,10 +249,17 @@ def withdraw_override(folder: Path, override_id: str, *, who: str, why: str, at:
 
 
 def load_overrides(folder: Path, *, now: datetime, policy_digest: str) -> Overrides:
-    """Return what is in force and what has expired."""
+    """Return what is in force, what has expired, and answers under another policy."""
     known, withdrawn = _read(folder)
     mine = [override for name, override in sorted(known.items()) if name not in withdrawn]
-    active = tuple(override for override in mine if override.expires_at > now)
+    lasting = [override for override in mine if override.expires_at > now]
+    other = [o for o in lasting if o.kind == "review" and o.policy_digest != policy_digest]
+    active = tuple(o for o in lasting if o.kind != "review" or o.policy_digest == policy_digest)
+    answers: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for override in active:
+        if override.kind == "review":
+            rules = _rules_of(override.pattern or ())
+            answers[rules] = (*answers.get(rules, ()), override.rule)
     keys = {
         override.override_id: pq.read_table(folder / f"{override.override_id}.parquet")["key"]
         .cast(_KEY)
@@ -232,7 +268,11 @@ def load_overrides(folder: Path, *, now: datetime, policy_digest: str) -> Overri
         if override.n_keys
     }
     expired = tuple(override for override in mine if override.expires_at <= now)
-    return Overrides(active, expired, keys, policy_digest)
+    return Overrides(active, expired, keys, policy_digest, tuple(other), answers)
+
+
+def _rules_of(pattern: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in pattern if not name.startswith(OVERRIDE)))
 
 
 def _require_complete(
@@ -266,15 +306,42 @@ def _require_complete(
         raise RequestError(message)
 
 
-def _in_stratum(rows: pa.Table, values: dict[str, str]) -> np.ndarray:
-    inside = np.ones(rows.num_rows, dtype=bool)
-    for name, value in values.items():
+def _pseudonyms(column: pa.ChunkedArray, kind: str, knowledge: Knowledge) -> pa.Array:
+    of = "subject" if kind == "subject" else "record"
+    return _keys(pseudonym_digests(knowledge.pseudonym_key, of, column))
+
+
+def _strata(overrides: Sequence[Override]) -> dict[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return columns -> the tuples of their values that somebody decided about."""
+    found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for override in overrides:
+        if override.kind == "stratum":
+            values = dict(sorted((override.values or {}).items()))
+            found.setdefault(tuple(values), []).append(tuple(values.values()))
+    return found
+
+
+def _in_strata(
+    rows: pa.Table, names: tuple[str, ...], wanted: Sequence[tuple[str, ...]]
+) -> np.ndarray:
+    """Return the rows whose values are one of the wanted tuples, in one pass for each column."""
+    code = np.zeros(rows.num_rows, dtype=np.int64)
+    goal = np.zeros(len(wanted), dtype=np.int64)
+    for place, name in enumerate(names):
         if name not in rows.column_names:
             message = f"override of a stratum: expected a column '{name}', got none; withdraw it"
             raise DataError(message)
-        same = pc.fill_null(pc.equal(rows[name].cast(pa.string()), value), False)
-        inside &= np.array(same.combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
-    return inside
+        mine = pa.array([values[place] for values in wanted], pa.string())
+        known = mine.unique()
+        at = pc.index_in(rows[name].cast(pa.string()), value_set=known)
+        number = pc.fill_null(at, len(known)).to_numpy().astype(np.int64)
+        # Renumbered at each column, codes stay below rows x values and cannot overflow.
+        _, both = np.unique(np.concatenate([goal, code]), return_inverse=True)
+        goal, code = both[: len(goal)], both[len(goal) :]
+        code = code * (len(known) + 1) + number
+        goal = goal * (len(known) + 1) + pc.index_in(mine, value_set=known).to_numpy()
+    found: np.ndarray = np.isin(code, goal)
+    return found
 
 
 def _keys(digests: np.ndarray) -> pa.Array:
@@ -292,7 +359,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _append(folder: Path, line: dict[str, Any]) -> None:
-    with (folder / _NAME).open("a", encoding="utf-8") as file:
+    handle = os.open(folder / _NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(handle, "a", encoding="utf-8") as file:
+        os.fchmod(handle, 0o600)  # also of a file that an earlier version made
         file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -49,7 +49,11 @@ def find_patterns(hits: dict[str, np.ndarray], n_rows: int) -> Patterns:
     n_patterns = int(number.max(initial=-1)) + 1
     first = np.zeros(n_patterns, dtype=np.int64)
     first[number[::-1]] = np.arange(n_rows)[::-1]
-    members = [tuple(name for name in names if hits[name][row]) for row in first]
+    matched = [hits[name][first] for name in names]
+    members = [
+        tuple(name for name, hit in zip(names, matched, strict=True) if hit[row])
+        for row in range(n_patterns)
+    ]
     return Patterns(number, tuple(members))
 
 

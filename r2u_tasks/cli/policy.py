@@ -164,7 +164,7 @@ def override_add(
 def override_list(
     dataset: Dataset = EMBEDDED_DIGITS, root: Root = None, as_json: AsJson = False
 ) -> None:
-    """List overrides in force, and those that have expired."""
+    """List overrides in force, answers under another policy, and what has expired."""
     from r2u_tasks.stages.review import list_overrides
 
     found = list_overrides(**_place(dataset, root))
@@ -172,7 +172,7 @@ def override_list(
         print_json(found)
         return
     table = Table("override", "state", "kind", "level", "who", "why", "expires")
-    for state in ("active", "expired"):
+    for state in ("active", "superseded", "expired"):
         for row in found[state]:
             shown = (row["override_id"], state, row["kind"], row["level"], row["who"], row["why"])
             table.add_row(*(escape(text) for text in shown), row["expires_at"][:10])

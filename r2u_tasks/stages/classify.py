@@ -30,9 +30,9 @@ from governance.classification import (
     count_levels,
     needed_columns,
 )
-from governance.classification.conditions import count_strata
+from governance.classification.conditions import Knowledge, count_strata
 from governance.classification.explanation import explain_record
-from governance.classification.overrides import Overrides, load_overrides
+from governance.classification.overrides import Overrides, find_applied, load_overrides
 from governance.classification.population import (
     RANKED,
     Ranking,
@@ -175,9 +175,23 @@ def explain(*, record_id: str, dataset: str, root_uri: str) -> str:
     if not rows:
         message = "explain: expected the id of a classified record, got an unknown one"
         raise DataError(message)
-    return explain_record(
-        rows[0], load_policy(context.declaration.policy_path, context.declaration)
+    policy = load_policy(context.declaration.policy_path, context.declaration)
+    return explain_record(rows[0], policy, said=_said(context, rows[0], policy))
+
+
+def _said(context: StageContext, row: JSON, policy: Policy) -> dict[str, list[str]]:
+    columns = context.declaration.columns
+    names = [name for name in columns.all_names if name in row]
+    knowledge = Knowledge(
+        as_of=datetime.now(UTC).date(),
+        subject_id=columns.subject_id,
+        record_id=columns.record_id,
+        pseudonym_key=context.pseudonym_key,
     )
+    found = load_overrides(
+        context.workspace.overrides, now=datetime.now(UTC), policy_digest=policy.digest
+    )
+    return find_applied(pa.table({name: [row[name]] for name in names}), found, knowledge)
 
 
 def _open(run_id: str, dataset: str, root_uri: str) -> tuple[StageContext, Staging]:
@@ -245,6 +259,7 @@ def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> 
         "rows": n_rows,
         "suppressed": n_suppressed,
         "as_of": day.isoformat(),
+        "overrides_at": datetime.now(UTC).isoformat(),
         "gate": gate.to_dict(),
         "policy_digest": policy.digest,
         "looks": find_looks(in_buckets, policy, columns=columns.all_names),
@@ -254,7 +269,7 @@ def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> 
 
 def _classify_part(context: StageContext, staging: Staging, part: list[int]) -> JSON:
     policy, noted = _policy_of_run(context, staging)
-    overrides = _overrides(context, policy)
+    overrides = _overrides(context, policy, noted)
     found: dict[str, RiskGroup] = {}
     strata: Counter[str] = Counter()
     n_rows = 0
@@ -311,7 +326,7 @@ def _publish(context: StageContext, staging: Staging, run_id: str) -> JSON:
         strata=staging.added_up("strata-*"),
     )
     save_run(workspace.classifications, record)
-    overrides = _overrides(context, policy)
+    overrides = _overrides(context, policy, noted)
     review = [group for group in groups if group.decision.needs_review]
     return {
         "raw": {
@@ -544,9 +559,12 @@ def _policy_of_run(context: StageContext, staging: Staging) -> tuple[Policy, JSO
     return policy, noted
 
 
-def _overrides(context: StageContext, policy: Policy) -> Overrides:
+def _overrides(context: StageContext, policy: Policy, noted: JSON) -> Overrides:
+    """Return what is in force at the ingest, for every bucket of the run alike."""
     overrides = load_overrides(
-        context.workspace.overrides, now=datetime.now(UTC), policy_digest=policy.digest
+        context.workspace.overrides,
+        now=datetime.fromisoformat(noted["overrides_at"]),
+        policy_digest=policy.digest,
     )
     if overrides.expired:
         _log.warning("classify: %d overrides have expired", len(overrides.expired))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from governance import scanner
 from governance.classification.decisions import HIGH, LOW
 from governance.classification.overrides import (
     Override,
@@ -33,6 +34,19 @@ ALL_HIGH, ALL_LOW, AS_LISTED, NOT_NOW = "All high", "All low", "As listed", "Not
 """Options of the human-in-the-loop task; the last is taken when nobody answers in time."""
 
 _MAX_LISTED = 20
+_TOLD_BY_VALUE = ("email", "iban", "card")
+_COARSE = frozenset(
+    {
+        "user.contact.address.country",
+        "user.contact.address.state",
+        "user.demographic.age_range",
+        "user.demographic.gender",
+        "user.demographic.language",
+        "user.location.imprecise",
+    }
+)
+"""Data categories (fideslang) whose values many persons share, so that they make a stratum."""
+
 _VALID_DAYS = 180
 
 
@@ -194,7 +208,8 @@ def set_override(
         stratum: Column -> value.
 
     Raises:
-        RequestError: Not exactly one of them is given, or a column is not declared.
+        RequestError: Not exactly one of them is given, a column is not declared, or a stratum
+            would name a person: its values are stored as they are.
     """
     context = open_context(dataset, root_uri)
     records = [*record_ids, *(_lines(record_file) if record_file else [])]
@@ -211,6 +226,8 @@ def set_override(
     if unknown:
         message = f"override: expected columns of {', '.join(known)}, got {', '.join(unknown)}"
         raise RequestError(message)
+    if stratum:
+        _require_no_identity(context, stratum)
     keys = None
     if given[0] != "stratum":
         names = pa.array([subject_id] if subject_id else records, pa.string())
@@ -231,7 +248,7 @@ def set_override(
 
 
 def list_overrides(*, dataset: str, root_uri: str) -> JSON:
-    """Return overrides in force and expired ones."""
+    """Return overrides in force, expired ones, and answers that another policy superseded."""
     context = open_context(dataset, root_uri)
     policy = load_policy(context.declaration.policy_path, context.declaration)
     found = load_overrides(
@@ -239,6 +256,7 @@ def list_overrides(*, dataset: str, root_uri: str) -> JSON:
     )
     return {
         "active": [override.to_dict() for override in found.active],
+        "superseded": [override.to_dict() for override in found.superseded],
         "expired": [override.to_dict() for override in found.expired],
     }
 
@@ -250,6 +268,32 @@ def end_override(*, override_id: str, who: str, why: str, dataset: str, root_uri
     withdraw_override(context.workspace.overrides, override_id, who=who, why=why, at=now)
     context.ledger.append("override_withdrawn", {"override_id": override_id})
     return {"override_id": override_id}
+
+
+def _require_no_identity(context: StageContext, stratum: dict[str, str]) -> None:
+    columns = context.declaration.columns
+    policy = load_policy(context.declaration.policy_path, context.declaration)
+    refused = [
+        name
+        for name, value in stratum.items()
+        if name in {columns.record_id, columns.subject_id}
+        or _identifies(policy.categories.get(name, ""))
+        or any(
+            scanner.detect(pa.chunked_array([[value]]), entity, name=name).any()
+            for entity in _TOLD_BY_VALUE
+        )
+    ]
+    if refused:
+        message = (
+            f"override: expected a stratum of values that many persons share, got "
+            f"{', '.join(refused)}, which can name one; use --subject or --record"
+        )
+        raise RequestError(message)
+
+
+def _identifies(category: str) -> bool:
+    """Return whether a data category can name a person; what is not known to be coarse can."""
+    return category.partition(".")[0] == "user" and category not in _COARSE
 
 
 def _open_groups(context: StageContext, run: RunRecord) -> list[JSON]:

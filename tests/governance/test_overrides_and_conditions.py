@@ -1,5 +1,6 @@
 """Laws of conditions, overrides and streams: unknown is stricter, a person's word, any buckets."""
 
+import hashlib
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governance.classification import classify_rows
+from governance.classification import assign_split, classify_rows
 from governance.classification.conditions import Knowledge, stratum_keys
 from governance.classification.decisions import decide
 from governance.classification.overrides import (
     add_override,
+    find_applied,
     load_overrides,
+    match_overrides,
     withdraw_override,
 )
 from governance.classification.patterns import find_patterns
@@ -591,3 +594,88 @@ def test_the_figures_of_a_run_follow_from_its_groups(declaration):
     assert found.rule_shares == pytest.approx(
         {"threshold (high)": 0.4, "r0 (high)": 0.4, "base (low)": 0.6}
     )
+
+
+def test_an_answer_outlives_another_override_of_its_records(tmp_path, declaration):
+    """High for the group, low for one subject: high beats low, before and after the low ends."""
+    policy = policy_of({"when": {"tenant": "t2"}, "add": 0.4})
+    table = table_of(tenant=["t2"])
+    override(tmp_path, kind="review", level="high", pattern=["r0"], policy_digest=policy.digest)
+    ends = NOW + timedelta(days=2)
+    keys = keys_of("subject", "p0")
+    override(tmp_path, kind="subject", level="low", keys=keys, expires_at=ends)
+
+    for moment in (NOW, ends):
+        found = load_overrides(tmp_path, now=moment, policy_digest=policy.digest)
+        assert ["high"] == levels(table, policy, declaration, overrides=found)
+        seen = classify_rows(table, policy, knowledge=knowledge(), overrides=found).groups
+        assert [False] == [group.decision.needs_review for group in seen]
+
+
+def test_answers_under_another_policy_are_superseded(tmp_path):
+    """They are listed, and are not among those in force."""
+    override(tmp_path, kind="review", level="low", pattern=["r0"], policy_digest="sha256:a")
+
+    same = load_overrides(tmp_path, now=NOW, policy_digest="sha256:a")
+    other = load_overrides(tmp_path, now=NOW, policy_digest="sha256:b")
+
+    assert (1, 0) == (len(same.active), len(same.superseded))
+    assert (0, 1) == (len(other.active), len(other.superseded))
+
+
+def test_only_the_owner_reads_overrides(tmp_path):
+    """Values of strata are in clear: mode 600, whatever the umask."""
+    override(tmp_path, kind="stratum", level="low", values={"a": "b"})
+
+    assert 0o600 == (tmp_path / "overrides.jsonl").stat().st_mode & 0o777
+
+
+@given(st.lists(st.tuples(*[st.sampled_from("abc")] * 3), min_size=1, max_size=12))
+@LAWS
+def test_many_overrides_are_two_names_and_mean_what_each_means(tmp_path_factory, made):
+    """Any strata and subjects: where one of a level holds, as found one by one; two names."""
+    folder = tmp_path_factory.mktemp("o")
+    table = table_of(country=list("abcabcab"), kind=list("aabbccab"))
+    rows = table.to_pylist()
+    expected = {"high": set(), "low": set()}
+    for index, (country, kind, which) in enumerate(made):
+        level = "high" if which == "a" else "low"
+        values = {"country": country} | ({"kind": kind} if which != "c" else {})
+        override(folder, kind="stratum", level=level, values=values, why=str(index))
+        override(folder, kind="subject", level=level, keys=keys_of("subject", f"p{index}"))
+        for at, row in enumerate(rows):
+            if values.items() <= row.items() or row["person"] == f"p{index}":
+                expected[level].add(at)
+    found = load_overrides(folder, now=NOW, policy_digest="")
+
+    hits = match_overrides(table, found, knowledge())
+
+    got = {level: set() for level in expected}
+    for name, hit in hits.items():
+        got[name.split(":")[1]] |= set(np.flatnonzero(hit).tolist())
+    assert expected == got
+    assert len(hits) <= 2
+    for at in range(table.num_rows):
+        said = find_applied(table.slice(at, 1), found, knowledge())
+        assert {level: at in expected[level] for level in said} == {
+            level: bool(ids) for level, ids in said.items()
+        }
+
+
+def test_the_split_is_a_hash_of_seed_and_subject(declaration):
+    """SHA-256 of seed, zero byte and subject, as in a loop over the subjects."""
+    table = table_of(person=[f"p{i}" for i in range(200)])
+    setting = declaration.split
+
+    def part(name):
+        digest = hashlib.sha256(f"{setting.seed}\x00{name}".encode()).digest()
+        share = int.from_bytes(digest[:8], "big") / 2**64
+        if share < setting.holdout_fraction:
+            return "holdout"
+        kept_out = setting.holdout_fraction + setting.validation_fraction
+        return "validation" if share < kept_out else "train"
+
+    found = assign_split(table, declaration).to_pylist()
+
+    assert [part(name) for name in table["person"].to_pylist()] == found
+    assert {"train", "holdout", "validation"} == set(found)

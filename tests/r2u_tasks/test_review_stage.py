@@ -167,3 +167,23 @@ def test_an_unknown_option_is_refused_without_repeating_it(place, shown):
 
     assert "jane" not in str(caught.value)
     assert {"high": set(), "low": set()} == stored(place)
+
+
+@pytest.mark.parametrize(
+    "stratum",
+    [
+        {"record_id": "SYN-R00005"},
+        {"subject_id": "SYN-P0007"},
+        {"email": "x"},
+        {"name": "x"},
+        {"tenant": "jane@example.org"},
+    ],
+)
+def test_a_stratum_that_can_name_a_person_is_refused(place, stratum):
+    """Ids, identifying categories and values that are an address: nothing is stored."""
+    signed = {"level": "high", "who": "dpo", "why": "asked", "valid_days": 9}
+    with pytest.raises(RequestError, match="--subject"):
+        review.set_override(stratum=stratum, **signed, **place)
+
+    assert not open_context(**place).workspace.overrides.joinpath("overrides.jsonl").exists()
+    assert review.set_override(stratum={"country": "BR"}, **signed, **place)["n_keys"] == 0
