@@ -68,7 +68,8 @@ def pseudonym_digests(key: bytes, kind: str, values: pa.ChunkedArray) -> np.ndar
     """Return the pseudonym of each identifier as uint8 of shape (n, 32), in order."""
     texts = pc.binary_join_element_wise(
         pa.scalar(f"{kind}\x00", pa.large_string()),
-        values.cast(pa.large_string()).combine_chunks(),
+        # A missing id has a digest of its own, so that the others keep their places.
+        pc.fill_null(values.cast(pa.large_string()), "").combine_chunks(),
         pa.scalar("", pa.large_string()),
     )
     return hmac_array(key, texts.cast(pa.large_binary()))
