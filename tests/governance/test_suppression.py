@@ -137,9 +137,11 @@ def test_only_a_source_of_ours_is_touched(tmp_path):
     assert is_ours(load_declaration(tmp_path / "people.yaml"), Workspace(tmp_path / "elsewhere"))
 
 
-def test_missing_ids_keep_the_others_in_their_places(key=b"k" * 32):
+def test_missing_ids_keep_the_others_in_their_places():
     """Each id has the digest that it has alone, also beside missing ones and in an empty column."""
     from governance.suppression import pseudonym, pseudonym_array
+
+    key = b"k" * 32
 
     for values in (["a", None, "b"], [None, None]):
         column = pa.chunked_array([pa.array(values)])
