@@ -95,24 +95,32 @@ def match_requests(
     return MatchedRecords(mask, kept_rows, found, held, subjects)
 
 
-def choose_lane(segments: Sequence[int], trained: Collection[int]) -> tuple[str, int]:
+def choose_lane(
+    segments: Sequence[int], trained: Collection[int], checkpoints: Collection[int]
+) -> tuple[str, int]:
     """Return the exact lane and the segment that it starts from.
 
     Args:
         segments: Segment of each record that must go; at least one.
         trained: Segments of all records of the model.
+        checkpoints: Segments before which the model still has its weights; an accepted
+            approximate batch drops those that saw its records.
 
     Returns:
-        ``replay`` from the first segment that is hit; ``retrain`` from 0 where a stable record is
-        hit, and where the model has no stable record: then the scale of its features was measured
-        on revocable ones, and a checkpoint owes them something.
+        ``replay`` from the last checkpoint that saw none of the records; ``retrain`` from 0 where
+        there is none, where a stable record is hit, and where the model has no stable record: then
+        the scale of its features was measured on revocable ones, and a checkpoint owes them
+        something.
 
-    >>> choose_lane([2, 1], [0, 1, 2]), choose_lane([2, 0], [0, 2]), choose_lane([2], [1, 2])
-    (('replay', 1), ('retrain', 0), ('retrain', 0))
+    >>> choose_lane([2, 1], [0, 1, 2], [1, 2]), choose_lane([3], [0, 3], [1])
+    (('replay', 1), ('replay', 1))
+    >>> choose_lane([2, 0], [0, 2], [1, 2]), choose_lane([2], [1, 2], [1])
+    (('retrain', 0), ('retrain', 0))
     """
-    if 0 in segments or 0 not in trained:
+    usable = [k for k in checkpoints if 0 < k <= min(segments)]
+    if 0 in segments or 0 not in trained or not usable:
         return "retrain", 0
-    return "replay", min(segments)
+    return "replay", max(usable)
 
 
 def plan_digest(plan: Mapping[str, object]) -> str:

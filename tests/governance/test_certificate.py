@@ -292,6 +292,15 @@ def test_a_model_that_never_knew_the_records_is_certified_untested(tmp_path):
     assert Sealed(tmp_path, files=files, skip=skip, **UNTOUCHED).verify().ok
 
 
+def test_records_of_an_unfinished_batch_leave_the_model_untested(tmp_path):
+    """Their rows are gone, so that only the batch's own two can be tested: of five that go, two."""
+    files = {
+        "plan.json": plan(n_unfinished_records=3),
+        "members.json": members(asked=5, child=4),
+    }
+    assert Sealed(tmp_path, files=files, **EXACT).verify().ok
+
+
 VOID = {
     "a verdict that is none": ({"verdict": "retrain"}, "verdict"),
     "original not told apart": (

@@ -79,7 +79,9 @@ def _approximate(
     splits, data = batch_data(context, batch_id, parent)
     original = load_model(context.workspace, context.declaration, parent)
     segment = data.first_segment
-    reference = model_before(context, parent, segment) if segment > STABLE else None
+    # An earlier approximate batch may have dropped the checkpoint before these records.
+    has_reference = segment > STABLE and segment in parent.checkpoints
+    reference = model_before(context, parent, segment) if has_reference else None
     try:
         candidate, seconds, curve, why = unlearn_one(
             context.declaration, original, reference, data, method=method

@@ -51,16 +51,19 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     _require_whole(context, table)
     batch = match_batch(context, batch_id, token, table, rows)
     matched = batch.matched
-    absent = _close_absent(context, rows, matched, token)
     forget = table.filter(pa.array(matched.mask))
     champion = load_record(context.workspace, read_champion(context.workspace))
     members = read_members(context.workspace.model(champion.model_key) / "members.parquet")
+    still_known = bool(_unfinished(context, members, []))
+    absent = _close_absent(context, rows, matched, token, still_known=still_known)
     keys = record_keys(context, forget)
     segments = [members[key] for key in keys if key in members]
     unfinished = _unfinished(context, members, keys)
     touched = [*segments, *unfinished]
     lane, first_segment = (
-        choose_lane(touched, set(members.values())) if segments else ("none", None)
+        choose_lane(touched, set(members.values()), champion.checkpoints)
+        if segments
+        else ("none", None)
     )
     served = {r: n for r, n in matched.found.items() if n > 0 and r not in matched.held}
     erased = read_tombstones(context.workspace.tombstones)["record"]
@@ -129,8 +132,19 @@ def _unfinished(context: StageContext, members: dict[str, int], keys: list[str])
 
 
 def _close_absent(
-    context: StageContext, rows: list[RequestRow], matched: MatchedRecords, token: int
+    context: StageContext,
+    rows: list[RequestRow],
+    matched: MatchedRecords,
+    token: int,
+    *,
+    still_known: bool,
 ) -> dict[str, int]:
+    """Close requests without any record, each as what is known of it.
+
+    Nobody is told that they are forgotten while the serving model knows erased records
+    (``still_known``: their batch was refused): those who may be meant go back to the queue when the
+    batch ends.
+    """
     tombstones = read_tombstones(context.workspace.tombstones)
     subjects = tombstones["subject"] | tombstones["touched_subject"]
     outcomes = {}
@@ -138,7 +152,8 @@ def _close_absent(
         if matched.found[row.request_id] == 0:
             known = row.subject_key in subjects or bool(set(row.record_keys) & tombstones["record"])
             known |= row.selector is not None and row.selector["value"] in tombstones["selector"]
-            outcomes[row.request_id] = "already_forgotten" if known else "not_found"
+            if not (known and still_known):
+                outcomes[row.request_id] = "already_forgotten" if known else "not_found"
     bodies = [{"request_id": name, "outcome": outcome} for name, outcome in outcomes.items()]
     note_once(context, "request_closed", *bodies)
     for request_id, outcome in outcomes.items():
