@@ -23,6 +23,7 @@ from governance.calibration.rates import (
     wilson_interval,
     within,
 )
+from governance.calibration.timeline import trace
 from governance.classification.runs import RunRecord
 
 _LARGEST = 1.0 - 1e-12
@@ -59,18 +60,23 @@ def measure(
     """Return the measures as JSON.
 
     Args:
-        runs: Classifications, oldest first.
+        runs: Classifications, oldest first; only what the newest policy classified counts.
         observations: Batches of requests.
         rates: From ``group_rates``.
-        until: End of the observed time.
+        until: End of the observed time, as in ``rates``.
     """
+    latest = runs[-1]
+    observations = [o for o in observations if o.policy_digest == latest.policy_digest]
     total = {
         name: sum(getattr(observation, name) for observation in observations)
         for name in ("n_subjects", "n_subjects_covered", "n_records", "n_high", "n_revocable")
     }
-    latest = runs[-1]
-    n_revocable = sum(latest.revocable_by_group.values()) + total["n_revocable"]
-    days = (until - runs[0].at).total_seconds() / 86_400
+    # Rows asked for since the latest classification are among its own.
+    before = sum(o.n_revocable for o in observations if o.at <= latest.at)
+    n_revocable = sum(latest.revocable_by_group.values()) + before
+    # A batch planned before a classification and erased after it kept its earlier decisions.
+    n_revocable = max(n_revocable, total["n_revocable"])
+    days = len(trace(runs, observations, until=until).days)
     return {
         "observed_days": days,
         "n_batches": len(observations),
@@ -118,18 +124,18 @@ def reliability(rates: Sequence[GroupRate], horizon_days: float) -> list[dict[st
     return rows
 
 
-def _brier(rates: Sequence[GroupRate], horizon_days: float, days: float) -> dict[str, float | None]:
-    """Return Brier scores over the observed time: of the policy, and of one rate for all.
+def _brier(rates: Sequence[GroupRate], horizon_days: float, days: int) -> dict[str, float | None]:
+    """Return Brier scores over the days under the policy: of it, and of one rate for all.
 
     A group of n subjects of whom k asked adds k (1 - p)^2 + (n - k) p^2.
     """
-    n_all = sum(rate.exposure_days for rate in rates) / days if days > 0 else 0.0
-    if n_all <= 0:
+    n_all = sum(rate.n_subjects for rate in rates)
+    if n_all <= 0 or not days:
         return {"brier": None, "brier_constant": None}
     constant = sum(rate.asked for rate in rates) / n_all
     policy = base = 0.0
     for rate in rates:
-        n, k = rate.exposure_days / days, rate.asked
+        n, k = rate.n_subjects, rate.asked
         p = within(hazard(rate.probability, horizon_days), days)
         policy += k * (1 - p) ** 2 + max(0.0, n - k) * p**2
         base += k * (1 - constant) ** 2 + max(0.0, n - k) * constant**2

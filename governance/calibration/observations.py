@@ -3,13 +3,14 @@
 They are made when a batch is planned, while the rows still exist. A *subject* counts once in each
 risk group and stratum that one of their asked records is in. ``own`` counts the subjects who asked
 themselves: they ask independently of each other, which the subjects of one tenant's request do not.
+They count on the day of receipt, as a backlog says nothing about the time of its batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Observation:
         own_by_group: Risk group -> subjects who asked themselves.
         records_by_group: Risk group -> records.
         subjects_by_stratum: Keyed digest of a stratum -> subjects.
+        own_by_day: UTC day of receipt -> risk group -> subjects who asked themselves.
     """
 
     batch_id: str
@@ -61,6 +63,17 @@ class Observation:
     own_by_group: dict[str, int]
     records_by_group: dict[str, int]
     subjects_by_stratum: dict[str, int]
+    own_by_day: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def receipts(self) -> Iterator[tuple[date, str, int]]:
+        """Yield day, risk group and subjects who asked themselves.
+
+        Observations without days, of former releases, count on the day of their batch.
+        """
+        days = self.own_by_day or {self.at.astimezone(UTC).date().isoformat(): self.own_by_group}
+        for day, groups in days.items():
+            for name, count in groups.items():
+                yield date.fromisoformat(day), name, count
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -78,7 +91,7 @@ def observe_batch(
     batch_id: str,
     at: datetime,
     subject_id: str,
-    asked_themselves: np.ndarray,
+    received: np.ndarray,
     strata: Sequence[str],
     pseudonym_key: bytes,
 ) -> Observation:
@@ -89,10 +102,12 @@ def observe_batch(
         batch_id: Batch.
         at: Now.
         subject_id: Column of the subject.
-        asked_themselves: bool ``[n]``: the subject of the record asked for all of their data.
+        received: datetime64[D] ``[n]``: UTC day on which the subject of the record asked for all of
+            their data; not a time where they did not.
         strata: Columns of the policy's strata.
         pseudonym_key: Key of the strata's digests.
     """
+    asked_themselves = ~np.isnat(received)
     person = _numbers(rows[subject_id])
     groups, group = _named_numbers(rows[GROUP])
     revocable = rows["revocable"].to_numpy()
@@ -119,6 +134,10 @@ def observe_batch(
             for name, count in zip(groups, np.bincount(group, minlength=len(groups)), strict=True)
         },
         subjects_by_stratum=_count_persons(person, number, names) if names else {},
+        own_by_day={
+            str(day): _count_persons(person[received == day], group[received == day], groups)
+            for day in np.unique(received[asked_themselves])
+        },
     )
 
 

@@ -31,6 +31,8 @@ def propose_policy(
         rates: Its risk groups against their requests.
         horizon_days: Days that probabilities are about.
     """
+    if not rates:
+        return None
     names = [_BASE, *(rule.id for rule in policy.rules if rule.add is not None)]
     change, error = fit_change(names, rates, horizon_days=horizon_days)
     wanted = {

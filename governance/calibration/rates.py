@@ -14,7 +14,8 @@ from datetime import datetime
 
 from scipy.stats import chi2, norm
 
-from governance.calibration.observations import Observation, exposure_days
+from governance.calibration.observations import Observation
+from governance.calibration.timeline import trace
 from governance.classification.runs import RunRecord
 
 _MAX_PROBABILITY = 0.999
@@ -29,8 +30,9 @@ class GroupRate:
         pattern: Names that matched.
         level: Risk level.
         probability: What the policy says, within its horizon.
+        n_subjects: Subjects classified, mean over the days.
         exposure_days: Subject-days at risk.
-        asked: Subjects who asked.
+        asked: Subjects who asked themselves, received in these days.
         expected: How many the policy's probability would mean.
         observed: Estimated probability within the horizon, with 95 % interval ``low``, ``high``.
     """
@@ -39,6 +41,7 @@ class GroupRate:
     pattern: tuple[str, ...]
     level: str
     probability: float
+    n_subjects: float
     exposure_days: float
     asked: int
     expected: float
@@ -99,33 +102,24 @@ def group_rates(
     Args:
         runs: Classifications, oldest first; those of the newest one's policy count.
         observations: Batches of requests.
-        until: End of the time at risk.
+        until: End of the time at risk: the oldest receipt that is not decided yet, or now.
     """
-    policy, horizon = runs[-1].policy_digest, runs[-1].horizon_days
-    exposure: dict[str, float] = {}
-    known = {}
-    for run, days in exposure_days(runs, runs[0].at, until):
-        if run.policy_digest == policy:
-            for group in run.groups:
-                known[group.group] = group
-                exposure[group.group] = exposure.get(group.group, 0.0) + group.n_subjects * days
-    asked: dict[str, int] = {}
-    for observation in observations:
-        if observation.policy_digest == policy:
-            for name, count in observation.subjects_by_group.items():
-                asked[name] = asked.get(name, 0) + count
+    horizon = runs[-1].horizon_days
+    timeline = trace(runs, observations, until=until)
     rates = []
-    for name, group in sorted(known.items()):
-        time, count = exposure[name], asked.get(name, 0)
+    for index, group in sorted(enumerate(timeline.groups), key=lambda pair: pair[1].group):
+        time = float(timeline.at_risk[:, index].sum())
+        count = int(timeline.asked[:, index].sum())
         if time <= 0:
             continue
         low, high = poisson_interval(count)
         rates.append(
             GroupRate(
-                group=name,
+                group=group.group,
                 pattern=group.pattern,
                 level=group.decision.level,
                 probability=group.decision.probability,
+                n_subjects=float(timeline.classified[:, index].mean()),
                 exposure_days=time,
                 asked=count,
                 expected=hazard(group.decision.probability, horizon) * time,

@@ -10,7 +10,7 @@ calls ``accept_proposal``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import numpy as np
@@ -29,6 +29,7 @@ from governance.calibration.rates import group_rates
 from governance.classification import GROUP
 from governance.classification.decisions import decide
 from governance.classification.runs import RunRecord, load_runs
+from governance.deletion_queue import State
 from governance.digests import digest_bytes, read_json, write_atomic, write_json
 from governance.errors import DataError, PolicyError, RequestError
 from governance.policy import Policy, load_policy, parse_policy, write_policy
@@ -37,11 +38,23 @@ from governance.suppression import pseudonym_array
 from governance.workspace import safe_key
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 
+_WAITING = frozenset(
+    {
+        State.RECEIVED,
+        State.UNVERIFIED,
+        State.VERIFIED,
+        State.QUEUED,
+        State.LEASED,
+        State.PLANNED,
+        State.APPROVED,
+        State.RETRY_WAIT,
+    }
+)
 _log = logging.getLogger(__name__)
 
 
 def observe_requests(
-    context: StageContext, *, batch_id: str, rows: pa.Table, subject_keys: Sequence[str]
+    context: StageContext, *, batch_id: str, rows: pa.Table, received: Mapping[str, datetime]
 ) -> None:
     """Count what a batch asks for, while its rows exist; a repeat writes the same place.
 
@@ -49,7 +62,7 @@ def observe_requests(
         context: Workspace and declaration.
         batch_id: Batch.
         rows: The rows that are about to be erased, with their decision columns.
-        subject_keys: Pseudonyms of those who asked for all of their data.
+        received: When those who asked for all of their data did so, by pseudonym.
     """
     if GROUP not in rows.column_names or not rows.num_rows:
         return
@@ -60,13 +73,15 @@ def observe_requests(
         _log.warning("calibration: the policy is wrong now; a batch is counted without strata")
         strata = ()  # an erasure never waits for a policy
     keys = pseudonym_array(context.pseudonym_key, "subject", rows[columns.subject_id])
-    own = np.isin(np.array(keys.to_pylist()), np.array(list(subject_keys), dtype=str))
+    day = {key: np.datetime64(at.astimezone(UTC).date(), "D") for key, at in received.items()}
+    never = np.datetime64("NaT", "D")
+    days = np.array([day.get(key, never) for key in keys.to_pylist()], dtype="datetime64[D]")
     observation = observe_batch(
         rows,
         batch_id=batch_id,
         at=datetime.now(UTC),
         subject_id=columns.subject_id,
-        asked_themselves=own,
+        received=days,
         strata=strata,
         pseudonym_key=context.pseudonym_key,
     )
@@ -172,7 +187,8 @@ def _headline(report: JSON) -> JSON:
 def _measures(context: StageContext, runs: list[RunRecord]) -> tuple[JSON, Policy | None]:
     observations = load_observations(context.workspace.calibration)
     now = datetime.now(UTC)
-    rates = group_rates(runs, observations, until=now)
+    until = _complete_until(context, now)
+    rates = group_rates(runs, observations, until=until)
     policy = load_policy(context.declaration.policy_path, context.declaration)
     proposed = None
     if policy.digest == runs[-1].policy_digest:
@@ -180,10 +196,11 @@ def _measures(context: StageContext, runs: list[RunRecord]) -> tuple[JSON, Polic
     report: JSON = {
         "schema": "r2u-calibration/1",
         "at": now.isoformat(timespec="seconds"),
+        "complete_until": until.isoformat(timespec="seconds"),
         "policy": {"version": runs[-1].policy_version, "digest": runs[-1].policy_digest},
         "horizon_days": runs[-1].horizon_days,
-        **measure(runs, observations, rates, until=now),
-        "drift": watch_drift(runs, observations).to_dict(),
+        **measure(runs, observations, rates, until=until),
+        "drift": watch_drift(runs, observations, until=until).to_dict(),
         "proposal": None,
     }
     if proposed is not None:
@@ -193,6 +210,15 @@ def _measures(context: StageContext, runs: list[RunRecord]) -> tuple[JSON, Polic
             "moves": _moves(runs[-1], proposed),
         }
     return report, proposed
+
+
+def _complete_until(context: StageContext, now: datetime) -> datetime:
+    """Return the oldest receipt that no batch has counted yet: later days are not complete.
+
+    Held and exempt requests may wait for years and do not stop the time.
+    """
+    rows = context.queue.iterate_open()
+    return min((row.received_at for row in rows if row.state in _WAITING), default=now)
 
 
 def _moves(run: RunRecord, proposed: Policy) -> JSON:

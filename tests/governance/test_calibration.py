@@ -1,5 +1,6 @@
 """Laws of calibration: known hazards are recovered, the alarm keeps its level, nobody is named."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -60,15 +61,31 @@ def run_of(n_subjects, policy=POLICY):
     )
 
 
+def on_day(day, asked):
+    return {(START + timedelta(days=day)).date().isoformat(): asked}
+
+
+def spread(asked, first, end, generator):
+    """Each request on a day of the batch's time."""
+    by_day = {}
+    for name, count in asked.items():
+        days, counts = np.unique(generator.integers(first, end, count), return_counts=True)
+        for day, n in zip(days, counts, strict=True):
+            by_day.setdefault(next(iter(on_day(int(day), {}))), {})[name] = int(n)
+    return by_day
+
+
 def stream(run, probabilities, *, n_batches, days, generator):
     """Requests that come with constant hazards, one batch after every ``days`` days."""
     batches = []
+    left = {group.group: group.n_subjects for group in run.groups}
     for index in range(n_batches):
         asked = {}
         for group, probability in zip(run.groups, probabilities, strict=True):
             p = probability[index] if isinstance(probability, list) else probability
-            mean = hazard(p, run.horizon_days) * group.n_subjects * days
-            asked[group.group] = int(generator.poisson(mean))
+            share_now = within(hazard(p, run.horizon_days), days)
+            asked[group.group] = int(generator.binomial(left[group.group], share_now))
+            left[group.group] -= asked[group.group]
         n = sum(asked.values())
         batches.append(
             Observation(
@@ -85,6 +102,7 @@ def stream(run, probabilities, *, n_batches, days, generator):
                 own_by_group=asked,
                 records_by_group={name: 2 * count for name, count in asked.items()},
                 subjects_by_stratum={"aa": n},
+                own_by_day=spread(asked, int(days * index), int(days * (index + 1)), generator),
             )
         )
     return batches
@@ -185,7 +203,7 @@ def test_the_requests_of_a_tenant_do_not_raise_the_alarm():
     left = {name: 500 for name in batch.subjects_by_group}
     leaving = Observation(**{**batch.to_dict(), "at": batch.at, "subjects_by_group": left})
 
-    assert not watch_drift([run], [leaving]).alarm
+    assert not watch_drift([run], [leaving], until=START + timedelta(days=30)).alarm
 
 
 def rows_of(persons, revocable, groups):
@@ -209,7 +227,7 @@ def observe(rows, own=None):
         batch_id="b1",
         at=START,
         subject_id="person",
-        asked_themselves=np.ones(rows.num_rows, bool) if own is None else own,
+        received=np.full(rows.num_rows, "2026-01-01", "datetime64[D]") if own is None else own,
         strata=("country",),
         pseudonym_key=KEY,
     )
@@ -299,3 +317,101 @@ def test_a_run_is_read_back_as_it_was(tmp_path):
 def test_probability_and_hazard_are_inverse(probability, horizon_days):
     """P = 1 - exp(-h H) both ways."""
     assert within(hazard(probability, horizon_days), horizon_days) == pytest.approx(probability)
+
+
+def batch_of(run, *, at, by_day, **changes):
+    """A batch of subjects who asked themselves, by day of receipt since START."""
+    own_by_day = {}
+    for day, asked in by_day.items():
+        own_by_day |= on_day(day, asked)
+    own = {g.group: sum(a.get(g.group, 0) for a in by_day.values()) for g in run.groups}
+    n = sum(own.values())
+    fields = {
+        "batch_id": "b",
+        "at": START + timedelta(days=at),
+        "policy_digest": run.policy_digest,
+        "n_subjects": n,
+        "n_subjects_covered": n,
+        "n_records": n,
+        "n_high": n,
+        "n_revocable": n,
+        "cost_of_misses": 0.0,
+        "subjects_by_group": own,
+        "own_by_group": own,
+        "records_by_group": own,
+        "subjects_by_stratum": {},
+        "own_by_day": own_by_day,
+    }
+    return Observation(**{**fields, **changes})
+
+
+def test_a_backlog_from_before_a_policy_says_nothing_about_it():
+    """200 requests received before the first run, planned the day after: no count, no alarm."""
+    run = run_of([1000] * 4)
+    asked = {group.group: 50 for group in run.groups}
+    backlog = batch_of(run, at=1, by_day={-20: asked})
+    until = START + timedelta(days=3)  # too soon to miss the requests that are expected
+
+    assert not watch_drift([run], [backlog], until=until).alarm
+    assert [0] * 4 == [rate.asked for rate in group_rates([run], [backlog], until=until)]
+    assert watch_drift([run], [batch_of(run, at=3, by_day={1: asked})], until=until).alarm
+
+
+def test_subjects_in_many_groups_raise_the_alarm_no_more_often_than_stated():
+    """Each subject has records in all of four groups: 300 years of requests, at most 5 % alarm."""
+    run = run_of([400] * 4)
+    same = [replace(g, decision=replace(g.decision, probability=0.4)) for g in run.groups]
+    run = replace(run, groups=tuple(same))
+    generator = np.random.default_rng(10)
+    alarms = 0
+    for _ in range(300):
+        day = np.floor(generator.exponential(1 / hazard(0.4, 365), 400)).astype(int)
+        days, counts = np.unique(day[day < 364], return_counts=True)
+        by_day = {
+            int(d): {g.group: int(n) for g in run.groups} for d, n in zip(days, counts, strict=True)
+        }
+        batch = batch_of(run, at=364, by_day=by_day)
+        alarms += watch_drift([run], [batch], until=START + timedelta(days=364)).alarm
+
+    assert alarms / 300 <= ALPHA
+    cells = watch_drift([run], [], until=START + timedelta(days=7)).cells
+    assert {g.group for g in run.groups} == {name for name, _, _ in cells}
+
+
+def test_a_tenants_request_does_not_move_the_rates():
+    """400 of 1,000 subjects leave with their tenant: nobody asked; they are at risk until then."""
+    run = run_of([1000] * 4)
+    left = {run.groups[0].group: 400}
+    batch = batch_of(run, at=10, by_day={}, subjects_by_group=left)
+
+    rates = {
+        rate.group: rate for rate in group_rates([run], [batch], until=START + timedelta(days=21))
+    }
+
+    found = rates[run.groups[0].group]
+    assert (0, 11 * 1000 + 10 * 600) == (found.asked, found.exposure_days)
+
+
+def test_a_brier_score_is_about_the_days_under_the_newest_policy():
+    """A year under another policy before: n, p and asked are of the newest one's 73 days.
+
+    Brier: 4 groups of 100; p = 1 - (1 - P)^(73/365); 5 of each asked.
+    """
+    run = replace(run_of([100] * 4), revocable_by_group={"x": 40})
+    before = replace(run, at=START - timedelta(days=365), policy_digest="other")
+    asked = {group.group: 5 for group in run.groups}
+    batch = batch_of(run, at=70, by_day={60: asked})
+    old = replace(batch, policy_digest="other", at=START - timedelta(days=9), own_by_day={})
+    until = START + timedelta(days=73)
+    runs, batches = [before, run], [old, batch]
+
+    found = measure(runs, batches, group_rates(runs, batches, until=until), until=until)
+
+    p = [1 - (1 - g.decision.probability) ** 0.2 for g in run.groups]
+    assert 73 == found["observed_days"]
+    assert found["brier"] == pytest.approx(
+        np.mean([0.05 * (1 - x) ** 2 + 0.95 * x**2 for x in p]), rel=1e-9
+    )
+    assert found["brier_constant"] == pytest.approx(0.05 * 0.95)
+    assert (1, 20) == (found["n_batches"], found["recall_records"]["n"])
+    assert (0.5, 40) == (found["precision_records"]["value"], found["precision_records"]["n"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -60,8 +61,12 @@ def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
         {"batch_id": batch_id, "plan_digest": plan["plan_digest"], "n_records": len(ids)},
     )
     asked = [asked_records(row) for row in leased_requests(context, batch_id)]
-    own = [request.subject_key for request in asked if request.subject_key]
-    observe_requests(context, batch_id=batch_id, rows=rows, subject_keys=own)
+    received: dict[str, datetime] = {}
+    for row in leased_requests(context, batch_id):
+        if row.subject_key:
+            earlier = received.get(row.subject_key, row.received_at)
+            received[row.subject_key] = min(earlier, row.received_at)
+    observe_requests(context, batch_id=batch_id, rows=rows, received=received)
     planned = set(plan["requests"])
     add_tombstones(
         workspace.tombstones,
