@@ -1,20 +1,20 @@
 """Drift alarm: do requests still come at the rates that the policy states?
 
-A sequential test in weeks of receipt that may be looked at after every batch. For counts X that are
-Poisson with a rate of at most b times the expected mu, (t / b)^X exp(-(t - b) mu) with t > b has an expectation of at
-most 1 (and likewise for rates of at least b and t < b): an e-value. Averages of e-values are
-e-values, whatever their dependence, so we average over cells (risk groups),
-over sizes t of a change, and, with weights 1 / (s (s + 1)), over the week s at which it began. By Ville's inequality the chance
-that this ever reaches 1 / alpha while all rates stay within ``tolerance`` of the stated ones is at
-most alpha, however often one looks.
+A sequential test in weeks of receipt that may be looked at after every batch. For counts X that
+are Poisson with a rate of at most b times the expected mu, (t / b)^X exp(-(t - b) mu) with t > b
+has an expectation of at most 1 (and likewise for rates of at least b and t < b): an e-value.
+Averages of e-values are e-values, whatever their dependence, so we average over cells (risk
+groups), over sizes t of a change, and, with weights 1 / (s (s + 1)), over the week s at which it
+began. By Ville's inequality the chance that this ever reaches 1 / alpha while all rates stay
+within ``tolerance`` of the stated ones is at most alpha, however often one looks.
 
-What it assumes: within a risk group, subjects ask for themselves independently of each other, each
-at most once and with a hazard within ``tolerance`` of the stated one. A subject with records in
-several groups counts once in each; a sum over groups would count them several times at once, which
-no Poisson count does, so there is none. The subjects of one tenant's request do not count. Counts
-are by receipt and complete up to ``until``, and who asked is no longer at risk; the mean of a day
-is then known before its requests, and binomial counts obey the same bound (below the stated rate up to
-the hazard of a day, which the tolerance swallows).
+What it assumes: within a risk group, subjects ask for themselves independently of each other,
+each at most once and with a hazard within ``tolerance`` of the stated one. A subject with records
+in several groups counts once in each; a sum over groups would count them several times at once,
+which no Poisson count does, so there is none. The subjects of one tenant's request do not count.
+Counts are by receipt and complete up to ``until``, and who asked is no longer at risk; the mean
+of a day is then known before its requests, and binomial counts obey the same bound (below the
+stated rate up to the hazard of a day, which the tolerance swallows).
 
 Source: Ramdas et al., Game-theoretic statistics and safe anytime-valid inference (2023), sections
 2-4; the composite null and the mixture over cells and starts are ours.
