@@ -77,9 +77,8 @@ def decide(pattern: tuple[str, ...], policy: Policy) -> Decision:
     added = policy.base_probability + sum(rule.add or 0.0 for rule in matched)
     probability = min(1.0, max(0.0, round(added, 12)))
     cost = policy.base_cost + sum(rule.add_cost or 0.0 for rule in matched)
-    band = policy.thresholds.review
     reached = probability >= policy.thresholds.high
-    in_band = band[0] <= probability < band[1]
+    in_band = policy.thresholds.review[0] <= probability < policy.thresholds.high
     forced = [*unknown, *sets[HIGH], *said[HIGH]]
     adders = [rule.id for rule in matched if rule.add]
     needs_review = False

@@ -14,11 +14,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from governance.declaration import Declaration, describe_problems
 from governance.digests import digest_json
 from governance.errors import PolicyError
+from governance.policy.strict_yaml import read_yaml
 from governance.policy.vocabulary import DEFAULT, category_problem, known_vocabularies
 from governance.policy.when import ROLE_OF_KIND, When
 from governance.scanner import NAMES
@@ -27,7 +35,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Rule(_Part):
@@ -42,16 +50,9 @@ class Rule(_Part):
 
     @model_validator(mode="after")
     def _has_an_effect(self) -> Rule:
-        if self.set is None and self.add is None and self.add_cost is None:
-            message = "expected an effect: set, add or add_cost"
-            raise ValueError(message)
-        if self.set is not None and self.add is not None:
-            message = "expected 'set' or 'add', got both"
-            raise ValueError(message)
-        lowers = self.set == "low" or (self.add or 0.0) < 0
-        if lowers and self.add_cost:
-            message = "expected two rules, got one that lowers the probability and adds cost"
-            raise ValueError(message)
+        problem = _effect_problem(self.set, self.add, self.add_cost)
+        if problem:
+            raise ValueError(problem)
         return self
 
     @property
@@ -67,13 +68,13 @@ class Header(_Part):
     version: Annotated[int, Field(ge=1)]
     vocabulary: str = DEFAULT
 
-    @model_validator(mode="after")
-    def _vocabulary_is_known(self) -> Header:
-        if self.vocabulary not in known_vocabularies():
-            listing = ", ".join(known_vocabularies())
-            message = f"vocabulary: expected one of {listing}, got '{self.vocabulary}'"
+    @field_validator("vocabulary")
+    @classmethod
+    def _vocabulary_is_known(cls, value: str) -> str:
+        if value not in known_vocabularies():
+            message = f"expected one of {', '.join(known_vocabularies())}"
             raise ValueError(message)
-        return self
+        return value
 
 
 class Budget(_Part):
@@ -82,20 +83,39 @@ class Budget(_Part):
     revocable_share_max: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.40
 
 
-class Thresholds(_Part):
-    """Probability from which a record is high risk, and the band that a person reviews.
+_REVIEW_WIDTH = 0.1
+"""Width of the review band, in probability, of a policy that states none."""
 
-    Records in the band [low, up) count as high until a person answers.
+
+class Thresholds(_Part):
+    """Probability from which a record is high risk, and the band below it that a person reviews.
+
+    Records in the band [low, high) count as high until a person answers. The band ends where high
+    begins: between the two a record would be low though it is more likely erased than those that
+    are reviewed. Without a band of its own, a policy reviews the 0.1 below ``high``.
     """
 
     high: Probability = 0.5
     review: tuple[Probability, Probability] = (0.4, 0.5)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _band_follows_the_threshold(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or "review" in content:
+            return content
+        high = content.get("high")
+        if isinstance(high, bool) or not isinstance(high, int | float) or not 0 <= high <= 1:
+            return content
+        return {**content, "review": (max(0.0, round(high - _REVIEW_WIDTH, 12)), float(high))}
+
     @model_validator(mode="after")
     def _band_ends_at_the_threshold(self) -> Thresholds:
         low, up = self.review
-        if not low <= up <= self.high:
-            message = f"review: expected low <= up <= high, got {low}, {up}, {self.high}"
+        if not low <= up == self.high:
+            message = (
+                f"review: expected a band [low, up] with low <= up = high, "
+                f"got [{low}, {up}] and high {self.high}"
+            )
             raise ValueError(message)
         return self
 
@@ -143,17 +163,13 @@ class Policy(_Part):
     required: tuple[str, ...] = ()
     rules: tuple[Rule, ...]
 
-    @model_validator(mode="after")
-    def _rule_ids_are_unique(self) -> Policy:
-        ids = [rule.id for rule in self.rules]
-        if not ids:  # not a length of the field: that would also count rules that are wrong
-            message = "rules: expected at least one rule, got none"
-            raise ValueError(message)
-        repeated = sorted({rule_id for rule_id in ids if ids.count(rule_id) > 1})
-        if repeated:
-            message = f"rules: expected unique ids, got {repeated} several times"
-            raise ValueError(message)
-        return self
+    @field_validator("rules")
+    @classmethod
+    def _rule_ids_are_unique(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        problem = _ids_problem([rule.id for rule in rules])
+        if problem:
+            raise ValueError(problem)
+        return rules
 
     @property
     def name(self) -> str:
@@ -195,20 +211,19 @@ def load_policy(path: Path, declaration: Declaration | None = None) -> Policy:
 def parse_policy(text: str, *, what: str, declaration: Declaration | None = None) -> Policy:
     """Read a policy from YAML text; otherwise like ``load_policy``."""
     try:
-        content = yaml.safe_load(text)
+        content, problems = read_yaml(text)
     except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
         raise PolicyError(what, [f"expected YAML, got {first}"]) from error
     if not isinstance(content, dict):
         raise PolicyError(what, [f"expected a mapping with 'rules', got {type(content).__name__}"])
-    problems: list[str] = []
     try:
         policy = Policy.model_validate(content)
     except ValidationError as error:
         problems += describe_problems(error)
     problems += list(_problems_of_meaning(content, declaration))
     if problems:
-        raise PolicyError(what, problems)
+        raise PolicyError(what, list(dict.fromkeys(problems)))
     return policy
 
 
@@ -222,10 +237,13 @@ def _problems_of_meaning(content: dict[str, Any], declaration: Declaration | Non
     """Check what a schema cannot: names that must exist elsewhere.
 
     Works on the parts that are well formed, so that a mistake in one rule does not hide another.
+    What the schema checks only of a part without mistakes (effects of a rule, ids of all rules) is
+    checked here too, in the same words.
     """
     roles = _valid(Roles, content.get("roles") or {}) or Roles()
-    header = _valid(Header, content.get("policy"))
-    vocabulary = header.vocabulary if isinstance(header, Header) else DEFAULT
+    header = content.get("policy")
+    named = header.get("vocabulary") if isinstance(header, dict) else None
+    vocabulary = named if named in known_vocabularies() else DEFAULT
     columns: list[tuple[str, str]] = [
         (f"roles.{role}", name) for role, name in roles.model_dump().items() if name is not None
     ]
@@ -239,6 +257,8 @@ def _problems_of_meaning(content: dict[str, Any], declaration: Declaration | Non
         names = content.get(part)
         columns += [(part, str(name)) for name in (names if isinstance(names, list) else [])]
     rules = content.get("rules")
+    if isinstance(rules, list):
+        yield from _rule_list_problems(rules)
     for index, entry in enumerate(rules if isinstance(rules, list) else []):
         when = _valid(When, entry.get("when") if isinstance(entry, dict) else None)
         if isinstance(when, When):
@@ -252,6 +272,36 @@ def _problems_of_meaning(content: dict[str, Any], declaration: Declaration | Non
         for place, name in columns:
             if name not in known:
                 yield f"{place}: expected a declared column ({listing}), got '{name}'"
+
+
+def _rule_list_problems(rules: list[Any]) -> Iterator[str]:
+    problem = _ids_problem([rule.get("id") for rule in rules if isinstance(rule, dict)] or rules)
+    if problem:
+        yield f"rules: {problem}"
+    for index, rule in enumerate(rules):
+        if isinstance(rule, dict):
+            problem = _effect_problem(rule.get("set"), rule.get("add"), rule.get("add_cost"))
+            if problem:
+                yield f"rules.{index}: {problem}"
+
+
+def _ids_problem(ids: list[Any]) -> str | None:
+    if not ids:
+        return "expected at least one rule, got none"
+    texts = [rule_id for rule_id in ids if isinstance(rule_id, str)]
+    repeated = sorted({rule_id for rule_id in texts if texts.count(rule_id) > 1})
+    return f"expected unique ids, got {repeated} several times" if repeated else None
+
+
+def _effect_problem(level: Any, add: Any, add_cost: Any) -> str | None:
+    """Say what is wrong with the effects of a rule, as far as they are well formed."""
+    if level is None and add is None and add_cost is None:
+        return "expected an effect: set, add or add_cost"
+    if level is not None and add is not None:
+        return "expected 'set' or 'add', got both"
+    if (level == "low" or (isinstance(add, int | float) and add < 0)) and add_cost:
+        return "expected two rules, got one that lowers the probability and adds cost"
+    return None
 
 
 def _rule_problems(

@@ -51,7 +51,7 @@ class When(BaseModel):
     ``request_rate_gt``: requests per subject and year in the record's stratum so far.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     column: str | None = None
     equals: Scalar | None = None
@@ -83,7 +83,7 @@ class When(BaseModel):
         """Wanted values as text, of a condition that compares with values."""
         value = self.in_ if self.kind == "in_" else getattr(self, self.kind)
         several = value if isinstance(value, tuple) else (value,)
-        return tuple(_text(one) for one in several)
+        return tuple(text for one in several for text in _texts(one))
 
     @property
     def _kinds(self) -> list[str]:
@@ -109,6 +109,14 @@ class When(BaseModel):
         return self
 
 
-def _text(value: Scalar) -> str:
-    """Return a scalar as Arrow prints it when it casts a column to text."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _texts(value: Scalar) -> tuple[str, ...]:
+    """Return a scalar as Arrow prints it when it casts a column to text.
+
+    Text that says true may say it in three spellings, so that a CSV is asked like a Parquet file.
+    """
+    if isinstance(value, bool):
+        word = str(value)
+        return (word.lower(), word, word.upper())
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2.0**53:
+        return (str(int(value)),)
+    return (str(value),)

@@ -25,7 +25,6 @@ from governance.request_rows import parse_request
 from governance.storage import read_table, table_exists
 from governance.suppression import pseudonyms, read_tombstones
 from r2u_tasks.batch import AskedRecords, choose_lane, match_requests
-from r2u_tasks.models import load_record
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.requests import row_rules
 
@@ -196,7 +195,7 @@ def _lane(context: StageContext, tables: list[JSON], keys: list[str], segments: 
     why = f"the serving model saw {len(segments)} of the {len(keys)} records"
     manifest = read_json(context.workspace.model(champion) / "manifest.json")
     trained = {n for n, part in enumerate(manifest["segments"]) if part["n_records"]}
-    kept = load_record(context.workspace, champion).checkpoints
+    kept = read_json(context.workspace.model(champion) / "model.json")["checkpoints"]
     exact, first_segment = choose_lane(segments, trained, kept)
     return {
         "first": "approximate",

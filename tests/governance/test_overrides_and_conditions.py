@@ -481,10 +481,11 @@ def test_a_review_counts_as_high_until_it_is_answered_under_the_same_policy(tmp_
     st.sets(st.sampled_from(["r0", "r1", "r2", "unknown:basis"])),
     st.floats(0, 0.5),
     st.floats(0, 0.5),
+    st.booleans(),
 )
 @LAWS
-def test_a_stricter_policy_never_moves_a_pattern_down(pattern, more, lower):
-    """More probability, a lower threshold, a wider band: what was high stays high."""
+def test_a_stricter_policy_never_moves_a_pattern_down(pattern, more, lower, banded):
+    """More probability, a lower threshold, a wider or no stated band: what was high stays high."""
     rules = (
         {"when": {"tenant": "a"}, "set": "high"},
         {"when": {"tenant": "b"}, "set": "low"},
@@ -492,10 +493,13 @@ def test_a_stricter_policy_never_moves_a_pattern_down(pattern, more, lower):
     )
     policy = policy_of(*rules)
     top = 0.5 - lower
+    thresholds = (
+        {"high": top, "review": [max(0.0, top - 0.1 - lower), top]} if banded else {"high": top}
+    )
     stricter = policy_of(
         *rules,
         base_probability=0.05 + more,
-        thresholds={"high": top, "review": [max(0.0, top - 0.1 - lower), top]},
+        thresholds=thresholds,
     )
     names = tuple(sorted(pattern))
 
@@ -503,6 +507,109 @@ def test_a_stricter_policy_never_moves_a_pattern_down(pattern, more, lower):
 
     assert after.level == "high" or before.level == "low"
     assert len(before.deciding) >= 1
+
+
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(0, 100), st.booleans())
+@LAWS
+def test_the_level_never_falls_as_the_probability_rises(high, low, more, banded):
+    """Low below the band, high in it and above: no gap, wherever high is and without a band."""
+    top = high / 100
+    stated = {"review": [min(low, high) / 100, top]} if banded else {}
+    thresholds = {"high": top, **stated}
+    rule = {"when": {"tenant": "a"}, "set": "high"}
+
+    def level(probability):
+        policy = policy_of(rule, base_probability=probability, thresholds=thresholds)
+        return decide((), policy).level
+
+    begin = min(low, high) / 100 if banded else max(0.0, round(top - 0.1, 12))
+    assert ("high" if more / 100 >= begin else "low") == level(more / 100)
+
+
+@pytest.mark.parametrize(("high", "band"), [(0.7, [0.4, 0.5]), (0.5, [0.4, 0.6])])
+def test_a_band_that_does_not_end_at_the_threshold_is_refused(high, band):
+    """Between the band and the threshold a likelier record would be low."""
+    with pytest.raises(ValueError, match="up = high"):
+        policy_of({"when": {"tenant": "a"}, "add": 0.1}, thresholds={"high": high, "review": band})
+
+
+HEAD = "policy: {name: x, version: 1}\nroles: {tenant: tenant, jurisdiction: country}\n"
+
+
+@pytest.mark.parametrize(
+    ("when", "columns", "expected"),
+    [
+        ("jurisdiction: [DK, NO, SE]", {"country": ["NO", "US", "false"]}, "ynn"),
+        ("tenant: 0012", {"tenant": ["0012", "10", "12"]}, "ynn"),
+        ("tenant: 1:30", {"tenant": ["1:30", "90", "x"]}, "ynn"),
+        ("tenant: 2026-01-01", {"tenant": ["2026-01-01", "x", "y"]}, "ynn"),
+        ("{column: tenant, equals: true}", {"tenant": [True, False, False]}, "ynn"),
+        ("{column: tenant, equals: true}", {"tenant": ["True", "true", "yes"]}, "yyn"),
+        ("{column: tenant, equals: 1.0}", {"tenant": [1, 2, 10]}, "ynn"),
+        ("{column: tenant, equals: 1.0}", {"tenant": [1.0, 1.5, 10.0]}, "ynn"),
+    ],
+)
+def test_a_value_means_what_is_written(declaration, when, columns, expected):
+    """NO is Norway, 0012 is no octal, 1:30 no number of minutes, 1.0 is the integer 1."""
+    when = when if when.startswith("{") else f"{{{when}}}"
+    text = f"{HEAD}rules: [{{id: a, when: {when}, set: high}}]\n"
+    policy = parse_policy(text, what="x", declaration=declaration)
+
+    assert ["high" if e == "y" else "low" for e in expected] == levels(
+        table_of(**columns), policy, declaration
+    )
+    assert policy.digest == parse_policy(write_policy(policy), what="y").digest
+
+
+def test_a_repeated_key_is_a_problem_with_its_line(declaration):
+    """A second effect or a second list of rules does not silently replace the first."""
+    text = (
+        f"{HEAD}rules: [{{id: a, when: {{tenant: t}}, set: high, set: low}}]\n"
+        "rules: [{id: b, when: {tenant: u}, set: low}]\n"
+    )
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(text, what="x", declaration=declaration)
+
+    assert [
+        "line 3: expected each key once, got 'set' again",
+        "line 4: expected each key once, got 'rules' again",
+    ] == list(caught.value.problems)
+
+
+def test_no_mistake_hides_another(declaration):
+    """A wrong field, a wrong when, no effect and equal ids: each told, and each told once."""
+    text = (
+        f"{HEAD}base_probability: 7\nrules:\n"
+        "  - {id: a, when: {tenant: []}}\n"
+        "  - {id: a, when: {tenant: x}, set: low, add_cost: 1}\n"
+    )
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(text, what="x", declaration=declaration)
+
+    problems = caught.value.problems
+    for place in (
+        "base_probability:",
+        "rules.0.when.tenant",
+        "rules.0: expected an effect",
+        "rules.1: expected two rules",
+        "rules: expected unique ids, got ['a']",
+    ):
+        assert any(line.startswith(place) for line in problems), place
+    assert len(set(problems)) == len(problems)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "base_cost: .inf\nrules: [{id: a, when: {tenant: x}, add: 0.1}]",
+        "rules: [{id: a, when: {column: age, greater_than: .nan}, add: 0.1}]",
+        "rules: [{id: a, when: {column: age, equals: .inf}, add: 0.1}]",
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(line):
+    """It compares with nothing, and no digest can hold it."""
+    with pytest.raises(PolicyError):
+        parse_policy(f"{HEAD}{line}\n", what="x")
 
 
 def test_a_policy_is_written_as_it_was_read(declaration):
@@ -541,7 +648,7 @@ def test_mistakes_of_form_and_of_meaning_are_in_one_error(tmp_path, declaration)
         load_policy(path, declaration)
 
     for place in (
-        "policy: vocabulary",
+        "policy.vocabulary",
         "roles.tenant",
         "categories.country",
         "rules.0.when.jurisdiction",
