@@ -37,6 +37,7 @@ _out = Console()
 
 _POLL_S = 0.5
 _HEALTHY_S = 180.0
+_ANSWER_S = 120  # a busy machine answers late; a dead server is seen by its process
 _RUN_S = 600.0
 _STOP_S = 15.0
 
@@ -226,12 +227,12 @@ def call(services: Services, method: str, path: str, body: object = None) -> Any
         data=None if body is None else json.dumps(body).encode(),
         headers={"Content-Type": "application/json", "Authorization": f"Bearer {_token(services)}"},
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:  # noqa: S310
         return json.loads(answer.read() or b"null")
 
 
 def _token(services: Services) -> str:
-    with urllib.request.urlopen(services.url + "/auth/token", timeout=30) as answer:  # noqa: S310
+    with urllib.request.urlopen(services.url + "/auth/token", timeout=_ANSWER_S) as answer:  # noqa: S310
         token: str = json.loads(answer.read())["access_token"]
     return token
 
