@@ -139,9 +139,9 @@ def _compare(rows: pa.Table, rule: Rule, _policy: Policy, _knowledge: Knowledge)
     column = rows[rule.when.column or ""]
     try:
         numbers = column.cast(pa.float64())
-    except pa.ArrowException as error:
+    except pa.ArrowException:
         message = f"policy column {rule.when.column}: expected numbers, got {column.type}"
-        raise DataError(message) from error
+        raise DataError(message) from None  # the cause quotes the cell, and logs print causes
     if rule.when.greater_than is not None:
         return Match(_mask(pc.greater(numbers, rule.when.greater_than)), is_missing(numbers))
     return Match(_mask(pc.less(numbers, rule.when.less_than)), is_missing(numbers))
@@ -151,9 +151,9 @@ def _older(rows: pa.Table, rule: Rule, policy: Policy, knowledge: Knowledge) -> 
     name = policy.column_of(rule.when) or ""
     try:
         days = rows[name].cast(pa.date32()).cast(pa.int32())
-    except pa.ArrowException as error:
+    except pa.ArrowException:
         message = f"policy column {name}: expected dates, got {rows[name].type}"
-        raise DataError(message) from error
+        raise DataError(message) from None  # the cause quotes the cell, and logs print causes
     age = rule.when.age_days_gt if rule.when.kind == "age_days_gt" else None
     limit = (knowledge.as_of - date(1970, 1, 1)).days - (
         age if age is not None else rule.when.consent_age_days_gt or 0
