@@ -48,6 +48,7 @@ class TrainingManifest:
         members_digest: Digest of the file ``members.parquet``.
         row_format: How a row becomes bytes (``commitments.row_format``).
         segments: Name, number of records and root of each training segment.
+        checkpoints: Digest of the weights before each segment that are kept, by its number.
         policy_digest: Risk policy that made the split.
         declaration_digest: Dataset declaration.
         code_digest: Source files that ran.
@@ -62,6 +63,7 @@ class TrainingManifest:
     members_digest: str
     row_format: dict[str, Any]
     segments: tuple[dict[str, Any], ...]
+    checkpoints: dict[str, str]
     policy_digest: str
     declaration_digest: str
     code_digest: str
@@ -71,7 +73,7 @@ class TrainingManifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {"schema": "r2u-manifest/3", **asdict(self), "segments": list(self.segments)}
+        return {"schema": "r2u-manifest/4", **asdict(self), "segments": list(self.segments)}
 
     @cached_property
     def digest(self) -> str:

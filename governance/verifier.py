@@ -783,6 +783,23 @@ def _check_manifests(members: dict[str, Any], state: dict[str, Any]) -> None:
             _fail("the segments of a manifest do not add up")
     if members["batch_id"] != predicate["batch_id"]:
         _fail("the set difference is that of another batch")
+    if predicate["lane"] == "replay" and plan["n_trained_records"]:
+        _check_start(parent, child, str(plan["first_segment"]), state)
+
+
+def _check_start(
+    parent: dict[str, Any], child: dict[str, Any], first: str, state: dict[str, Any]
+) -> None:
+    """The model was trained again from weights that its parent committed to when it was made."""
+    if "checkpoints" not in child:
+        state["not_checked"].append(
+            "the weights that the exact model was trained again from: its manifest, of version 3, "
+            "does not name them"
+        )
+        return
+    start = parent.get("checkpoints", {}).get(first)
+    if start is None or child["checkpoints"].get(first) != start:
+        _fail("the manifests do not name the same weights before the records")
 
 
 def stated_manifest(manifest: dict[str, Any]) -> dict[str, Any]:

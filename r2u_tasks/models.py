@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 from torch import nn
 
@@ -15,6 +12,7 @@ from governance.errors import DataError
 from governance.workspace import Workspace
 from r2u_tasks.checkpoint import load_weights
 from r2u_tasks.data import FeatureScale
+from r2u_tasks.kept_checkpoints import checkpoint_problems, parse_kept
 from r2u_tasks.model import build_model
 
 CHILD = "child"
@@ -31,7 +29,8 @@ class ModelRecord:
         parent: Key of the model that it was made from, if any.
         lane: Lane that made it, if a batch did.
         claim: ``exact`` or ``approximate``, if a batch made it.
-        checkpoints: Segments k for which ``checkpoints/<k>.safetensors`` (before k) is kept.
+        checkpoints: Digest of the weights before each segment k that are kept, in
+            ``checkpoints/<k>.safetensors``; None in records of older versions, which noted none.
         metrics: Accuracies as fractions, costs in seconds.
     """
 
@@ -47,7 +46,7 @@ class ModelRecord:
     policy_digest: str
     declaration_digest: str
     feature_scale: dict[str, dict[str, float]]
-    checkpoints: tuple[int, ...]
+    checkpoints: dict[int, str | None]
     created_at: str
     metrics: dict[str, float] = field(default_factory=dict)
     verdict: str | None = None
@@ -76,7 +75,7 @@ def load_record(workspace: Workspace, model_key: str) -> ModelRecord:
         message = f"model {model_key}: expected {path.name} in its folder, got nothing"
         raise DataError(message)
     content = read_json(path)
-    return ModelRecord(**{**content, "checkpoints": tuple(content["checkpoints"])})
+    return ModelRecord(**{**content, "checkpoints": parse_kept(content["checkpoints"])})
 
 
 def update_record(workspace: Workspace, model_key: str, **changes: object) -> ModelRecord:
@@ -97,19 +96,10 @@ def load_model(workspace: Workspace, declaration: Declaration, record: ModelReco
     return load_weights(model, path, expected_digest=record.weights_digest)
 
 
-def checkpoint_path(workspace: Workspace, model_key: str, segment: int) -> Path:
-    """Return the path of the weights before a segment."""
-    return workspace.model(model_key) / "checkpoints" / f"{segment}.safetensors"
-
-
-def copy_checkpoints(
-    workspace: Workspace, source: str, target: str, segments: Sequence[int]
-) -> None:
-    """Copy the checkpoints that never saw the erased records to the new model."""
-    for segment in segments:
-        path = checkpoint_path(workspace, target, segment)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(checkpoint_path(workspace, source, segment), path)
+def usable_checkpoints(workspace: Workspace, record: ModelRecord) -> list[int]:
+    """Return the segments before which the model has weights that an exact lane may start from."""
+    problems = checkpoint_problems(workspace.model(record.model_key), record.checkpoints)
+    return sorted(record.checkpoints.keys() - problems.keys())
 
 
 def read_champion(workspace: Workspace) -> str:

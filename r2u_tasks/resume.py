@@ -61,13 +61,17 @@ def resume_point(model: nn.Module, folder: Path, identity: str, *, first_segment
         folder: Checkpoints of the run.
         identity: From ``run_identity``.
         first_segment: Returned when the folder has no checkpoint of this run.
+
+    Raises:
+        DigestMismatchError: The last checkpoint is not the one that the run wrote.
     """
     if not belongs_to(folder, identity):
         return first_segment
-    kept = [int(path.stem) for path in folder.glob("*.safetensors") if path.stem.isdigit()]
+    digests = checkpoint_digests(folder)
+    kept = [number for number in digests if (folder / f"{number}.safetensors").exists()]
     last = max((number for number in kept if number > first_segment), default=first_segment)
     if last > first_segment:
-        load_weights(model, folder / f"{last}.safetensors")
+        load_weights(model, folder / f"{last}.safetensors", expected_digest=digests[last])
     return last
 
 
@@ -84,6 +88,21 @@ def claim_folder(folder: Path, identity: str) -> None:
     for path in folder.glob("*.safetensors"):
         path.unlink()
     write_json(folder / _RUN, {"identity": identity})
+
+
+def keep_checkpoint(model: nn.Module, folder: Path, number: int) -> None:
+    """Write the weights before a segment, then their digest beside the identity of the run."""
+    digest = save_weights(model, folder / f"{number}.safetensors")
+    run = read_json(folder / _RUN)
+    digests = {**run.get("checkpoints", {}), str(number): digest}
+    write_json(folder / _RUN, {**run, "checkpoints": digests})
+
+
+def checkpoint_digests(folder: Path) -> dict[int, str]:
+    """Return the digest of each checkpoint, noted by the run when it wrote the checkpoint."""
+    path = folder / _RUN
+    noted = read_json(path).get("checkpoints", {}) if path.exists() else {}
+    return {int(number): digest for number, digest in noted.items()}
 
 
 def save_finished(model: nn.Module, folder: Path, cost: dict[str, object]) -> None:

@@ -20,7 +20,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from governance.errors import DataError, UnlearningError
-from r2u_tasks.checkpoint import save_weights
 from r2u_tasks.config import Form, Order, Precision, ReadinessConfig, Resistance, TrainingConfig
 from r2u_tasks.data import Records, iterate_batches
 from r2u_tasks.episodes import SimulatedRequests
@@ -29,7 +28,14 @@ from r2u_tasks.objectives import TaskLoss, find_loss
 from r2u_tasks.parameters import Parameters, norm, parameters_in_scope
 from r2u_tasks.readiness import readiness_gradient
 from r2u_tasks.readiness_terms import ReadinessTerms
-from r2u_tasks.resume import claim_folder, load_finished, resume_point, run_identity, save_finished
+from r2u_tasks.resume import (
+    claim_folder,
+    keep_checkpoint,
+    load_finished,
+    resume_point,
+    run_identity,
+    save_finished,
+)
 from r2u_tasks.seeding import derive_seed, make_generator, seeded
 from r2u_tasks.team import Team, current_team
 
@@ -170,7 +176,7 @@ def train_segments(
     run = _Run(model, data, training, readiness, task, team, cost, progress)
     for number in range(first_segment, data.n_segments):
         if checkpoints is not None and number > STABLE and team.is_leader:
-            save_weights(model, checkpoints / f"{number}.safetensors")
+            keep_checkpoint(model, checkpoints, number)
         started = time.perf_counter()
         run.train(number)
         cost.segment_seconds[segment_name(number)] = time.perf_counter() - started

@@ -64,7 +64,7 @@ def register_child(
         claim=None,
         batch_id=None,
         weights_digest=digest,
-        checkpoints=(),
+        checkpoints={},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         metrics={},
         verdict=None,

@@ -6,7 +6,7 @@ of one part and a few bytes for each record, whatever the rows hold.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,7 +37,12 @@ _MAX_PARTS = 64
 
 
 def commit_training(
-    context: StageContext, model_key: str, table: pa.Table, data: SegmentedRecords
+    context: StageContext,
+    model_key: str,
+    table: pa.Table,
+    data: SegmentedRecords,
+    *,
+    checkpoints: Mapping[int, str],
 ) -> TrainingManifest:
     """Commit to exactly the records that a model saw, and write manifest and members.
 
@@ -46,6 +51,7 @@ def commit_training(
         model_key: The model.
         table: Classified rows that the training records are among.
         data: Training records with their segments.
+        checkpoints: Digest of the weights before each segment that are kept.
     """
     workspace, declaration = context.workspace, context.declaration
     columns = declaration.columns
@@ -71,6 +77,7 @@ def commit_training(
         members_digest=digest_file(path),
         row_format=row_format(table.schema.empty_table().select([*columns.all_names]).schema),
         segments=tuple(segments),
+        checkpoints={str(segment): digest for segment, digest in sorted(checkpoints.items())},
         policy_digest=_policy_digest(table),
         declaration_digest=declaration.digest,
         code_digest=code_digest(),

@@ -25,6 +25,7 @@ from governance.request_rows import parse_request
 from governance.storage import read_table, table_exists
 from governance.suppression import pseudonyms, read_tombstones
 from r2u_tasks.batch import AskedRecords, choose_lane, match_requests
+from r2u_tasks.kept_checkpoints import checkpoint_problems, parse_kept
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.requests import row_rules
 
@@ -193,10 +194,12 @@ def _lane(context: StageContext, tables: list[JSON], keys: list[str], segments: 
         why = "the serving model never saw the records; only rows are erased"
         return {"first": "none", "if_refused": None, "why": why}
     why = f"the serving model saw {len(segments)} of the {len(keys)} records"
-    manifest = read_json(context.workspace.model(champion) / "manifest.json")
+    folder = context.workspace.model(champion)
+    manifest = read_json(folder / "manifest.json")
     trained = {n for n, part in enumerate(manifest["segments"]) if part["n_records"]}
-    kept = read_json(context.workspace.model(champion) / "model.json")["checkpoints"]
-    exact, first_segment = choose_lane(segments, trained, kept)
+    kept = parse_kept(read_json(folder / "model.json")["checkpoints"])
+    usable = kept.keys() - checkpoint_problems(folder, kept).keys()
+    exact, first_segment = choose_lane(segments, trained, usable)
     return {
         "first": "approximate",
         "if_refused": exact,

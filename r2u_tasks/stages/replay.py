@@ -13,18 +13,20 @@ from pathlib import Path
 from torch import nn
 
 from governance.digests import read_json
+from governance.errors import DigestMismatchError
 from governance.ledger import read_entries
 from governance.manifest import Drift, read_members
 from governance.storage import read_table
+from r2u_tasks.checkpoint import load_weights
 from r2u_tasks.config import readiness_config, training_config
+from r2u_tasks.kept_checkpoints import checkpoint_path
 from r2u_tasks.model import build_model, weights_digest
-from r2u_tasks.models import ModelRecord, checkpoint_path, load_record
+from r2u_tasks.models import ModelRecord, load_record
 from r2u_tasks.provenance import code_digest, library_versions
 from r2u_tasks.records import encode_splits
 from r2u_tasks.stages.commitment import table_drift
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.noting import note_once
-from r2u_tasks.stages.unlearn.candidate import model_before
 from r2u_tasks.stages.unlearn.steps import record_keys
 from r2u_tasks.training import STABLE, ProgressCallback, SegmentedRecords, train_segments
 
@@ -61,7 +63,14 @@ def replay_batch(
     record = load_record(context.workspace, result["model_key"])
     scratch = from_scratch or result["lane"] == "retrain"
     first = STABLE if scratch else plan["first_segment"]
-    model = _start(context, record, None if scratch else first)
+    try:
+        model = _start(context, record, None if scratch else first, batch_id)
+    except DigestMismatchError as error:
+        detail = (
+            f"the checkpoint before slice {first} is not the one of the sealed manifest: {error}; "
+            "--from-scratch does not need it"
+        )
+        return {"outcome": "differs", "detail": detail}
     train_segments(
         model,
         _training_records(context, record),
@@ -96,10 +105,29 @@ def _impossible(
     drift = table_drift(context, table, record.model_key, ())
     if drift != Drift(0, 0):
         return _missing(context, record, drift)
-    path = checkpoint_path(context.workspace, record.model_key, plan["first_segment"])
-    if result["lane"] == "replay" and not from_scratch and not path.is_file():
+    if result["lane"] == "retrain" or from_scratch:
+        return None
+    first = plan["first_segment"]
+    if not checkpoint_path(context.workspace.model(record.model_key), first).is_file():
         return "the checkpoint before the records is gone; --from-scratch does not need it"
+    if _sealed_checkpoint(context, plan["batch_id"], first) is None:
+        return (
+            "the sealed manifest, of an older version, names no digest of the checkpoint before "
+            "the records, so nobody can tell what it is; --from-scratch does not need it"
+        )
     return None
+
+
+def _sealed_checkpoint(context: StageContext, batch_id: str, segment: int) -> str | None:
+    """Return the digest of the checkpoint that training of the model before committed to.
+
+    It is that of the bundle's members.json, which the certificate signs: not what the workspace
+    says now.
+    """
+    path = context.workspace.batch(batch_id) / "members.json"
+    members = read_json(path) if path.exists() else {"parent": {}}  # of version 1
+    digest: str | None = members["parent"].get("checkpoints", {}).get(str(segment))
+    return digest
 
 
 def _missing(context: StageContext, record: ModelRecord, drift: Drift) -> str:
@@ -126,10 +154,16 @@ def _noted(context: StageContext, batch_id: str) -> str:
     return ". No earlier success is noted in the ledger"
 
 
-def _start(context: StageContext, record: ModelRecord, segment: int | None) -> nn.Module:
+def _start(
+    context: StageContext, record: ModelRecord, segment: int | None, batch_id: str
+) -> nn.Module:
     if segment is None:
         return build_model(context.declaration, context.declaration.training.seed)
-    return model_before(context, record, segment)
+    return load_weights(
+        build_model(context.declaration, 0),
+        checkpoint_path(context.workspace.model(record.model_key), segment),
+        expected_digest=_sealed_checkpoint(context, batch_id, segment),
+    )
 
 
 def _training_records(context: StageContext, record: ModelRecord) -> SegmentedRecords:

@@ -22,12 +22,14 @@ from governance.suppression import pseudonyms, read_tombstones
 from governance.workspace import safe_key
 from r2u_tasks.checkpoint import load_weights, save_weights
 from r2u_tasks.config import readiness_config, training_config, unlearning_config
+from r2u_tasks.kept_checkpoints import checkpoint_path
 from r2u_tasks.metrics import accuracy
 from r2u_tasks.model import build_model
 from r2u_tasks.models import ModelRecord, load_record, save_record
 from r2u_tasks.readiness_choice import choose_readiness
 from r2u_tasks.readiness_report import ReadinessReport, compare_readiness
 from r2u_tasks.records import Splits, encode_splits
+from r2u_tasks.resume import checkpoint_digests
 from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import commit_training
 from r2u_tasks.stages.context import JSON, StageContext, open_context
@@ -178,9 +180,12 @@ def _train(context: StageContext, run_id: str, progress: ProgressCallback | None
     folder = workspace.model(model_key)
     model, cost = _fit(context, run_id, splits, progress)
     weights = save_weights(model, folder / "weights.safetensors")
-    manifest = commit_training(context, model_key, table, splits.training)
+    kept = checkpoint_digests(folder / "checkpoints")
+    manifest = commit_training(context, model_key, table, splits.training, checkpoints=kept)
     _require_still_there(context, model_key, splits.training)
-    phase_a = load_weights(build_model(declaration, 0), folder / "checkpoints" / "1.safetensors")
+    phase_a = load_weights(
+        build_model(declaration, 0), checkpoint_path(folder, 1), expected_digest=kept.get(1)
+    )
     write_memorisation(context, model_key, table=table, splits=splits, model=model, phase_a=phase_a)
     guard = _compare(context, model, phase_a, splits, cost)
     record = ModelRecord(
@@ -196,7 +201,7 @@ def _train(context: StageContext, run_id: str, progress: ProgressCallback | None
         policy_digest=manifest.policy_digest,
         declaration_digest=declaration.digest,
         feature_scale=splits.scale.to_dict(),
-        checkpoints=tuple(range(1, splits.training.n_segments)),
+        checkpoints={k: kept.get(k) for k in range(1, splits.training.n_segments)},
         created_at=manifest.created_at,
         metrics={"train_s": cost.seconds, **evaluate(model, splits)},
     )

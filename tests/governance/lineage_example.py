@@ -68,7 +68,7 @@ class History:
                 "declaration_digest": "sha256:declaration",
                 "model_version": None,
                 "mlflow_run_id": None,
-                "checkpoints": [],
+                "checkpoints": {},
                 "feature_scale": {},
                 "metrics": {},
                 "created_at": self.at.isoformat(timespec="seconds"),

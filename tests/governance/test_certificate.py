@@ -428,6 +428,39 @@ def test_no_certificate_unless_exactly_the_asked_records_left(tmp_path, files, r
         Sealed(tmp_path, files=files)
 
 
+def replayed(before, after):
+    """Return the files of a batch that was run again before slice 2, with named checkpoints."""
+    sealed = members()
+    for name, checkpoints in (("parent", before), ("child", after)):
+        if checkpoints is not None:
+            sealed[name]["checkpoints"] = checkpoints
+    return {"plan.json": plan(first_segment=2), "members.json": sealed}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({"2": PARENT}, {"2": WEIGHTS}), ({"1": PARENT}, {"2": PARENT}), (None, {"2": PARENT})],
+)
+def test_no_certificate_for_a_replay_from_other_weights_than_the_parent_named(
+    tmp_path, before, after
+):
+    """Another digest, none for the slice, none at all: the start of an exact model is bound."""
+    with pytest.raises(ReleaseBlockedError, match="same weights before the records"):
+        Sealed(tmp_path, files=replayed(before, after), **EXACT | {"lane": "replay"})
+
+
+def test_a_replay_starts_from_the_weights_that_its_parent_named(tmp_path):
+    """Named by both, all is checked; by a manifest of version 3, the verifier says what is not."""
+    same = {"1": WEIGHTS, "2": PARENT}
+    now = Sealed(tmp_path / "now", files=replayed(same, same), **EXACT | {"lane": "replay"})
+    old = Sealed(tmp_path / "old", files=replayed(None, None), **EXACT | {"lane": "replay"})
+
+    for sealed, told in ((now, False), (old, True)):
+        result = sealed.verify()
+        assert result.ok
+        assert told is any("trained again from" in line for line in result.not_checked)
+
+
 def test_what_loads_changed_before_is_told_and_does_not_hide_more(tmp_path):
     """Drift that the plan noted explains itself, exactly; it stands in the certificate."""
     drifted = plan(drift={"changed": 1, "gone": 2})

@@ -16,7 +16,7 @@ from governance.digests import read_json, write_json
 from governance.errors import DataError
 from governance.ledger import read_entries, verify_chain
 from governance.storage import read_table
-from governance.verifier import verify_certificate
+from governance.verifier import verify_certificate, weights_digest
 from r2u_tasks.stages.proofs import check_members, check_proof, prove_record
 from r2u_tasks.stages.replay import replay_batch
 from r2u_tasks.stages.requests import submit_request
@@ -177,6 +177,40 @@ def test_an_exact_batch_is_trained_again_and_gives_the_same_bits(served):
     write_json(model / "model.json", record)
     assert "differs" == answer["outcome"]
     assert "code and libraries are the same" in answer["detail"]
+
+
+def test_a_replay_from_a_changed_checkpoint_fails_by_name(served):
+    """One bit of it, even where the workspace's record names the changed bytes."""
+    result = read_json(served.batch / "result-model.json")
+    if result["lane"] != "replay":
+        pytest.skip(f"the batch ended in the lane {result['lane']}, which uses no checkpoint")
+    run = {"batch_id": served.batch.name, **served.place}
+    first = read_json(served.batch / "plan.json")["first_segment"]
+    model = served.root / "models" / result["model_key"]
+    path = model / "checkpoints" / f"{first}.safetensors"
+    original, record = path.read_bytes(), read_json(model / "model.json")
+    changed = bytearray(original)
+    changed[-1] ^= 1
+    path.write_bytes(bytes(changed))
+    digests = record["checkpoints"] | {str(first): weights_digest(path)}
+    write_json(model / "model.json", record | {"checkpoints": digests})
+    answer = replay_batch(**run)
+    by_command = r2u(
+        "verify", served.certificate(), "--replay", "--dataset", served.place["dataset"]
+    )
+    path.write_bytes(original)
+    write_json(model / "model.json", record)
+
+    assert "differs" == answer["outcome"]
+    assert f"checkpoint before slice {first} is not the one of the sealed" in answer["detail"]
+    assert 1 == by_command.returncode
+    assert "FAIL replay: the checkpoint before" in by_command.stdout
+    sealed = read_json(served.batch / "members.json")
+    parent = {n: v for n, v in sealed["parent"].items() if n != "checkpoints"}
+    write_json(served.batch / "members.json", sealed | {"parent": parent})
+    answer = replay_batch(**run)
+    write_json(served.batch / "members.json", sealed)
+    assert ("impossible", True) == (answer["outcome"], "older version" in answer["detail"])
 
 
 def r2u(*arguments):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from governance.errors import DataError
+from governance.errors import DataError, DigestMismatchError
 from r2u_tasks.checkpoint import load_weights
 from r2u_tasks.config import Episodes, Order, Precision, ReadinessConfig, TrainingConfig
 from r2u_tasks.data import Records
@@ -178,6 +178,19 @@ def test_checkpoints_of_other_records_are_never_continued(data, tmp_path):
 
     assert left == []
     assert weights_digest(resumed) == weights_digest(trained(remaining, READY))
+
+
+def test_a_run_is_not_resumed_from_a_checkpoint_that_it_did_not_write(data, tmp_path):
+    """One bit of the last checkpoint changed between crash and restart: named, not trained on."""
+    with pytest.raises(KilledError):
+        trained(data, READY, checkpoints=tmp_path, progress=interrupt_in("slice-2"))
+    path = tmp_path / "2.safetensors"
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(bytes(changed))
+
+    with pytest.raises(DigestMismatchError, match=r"2\.safetensors"):
+        trained(data, READY, checkpoints=tmp_path, resume=True)
 
 
 def test_a_finished_run_is_taken_over_without_training(data, tmp_path):

@@ -9,7 +9,7 @@ from governance.digests import write_json
 from governance.errors import UnlearningError
 from r2u_tasks.evidence import SCHEMA, judge, train_pools, unlearn_pool
 from r2u_tasks.evidence import unlearn_model as unlearn_one
-from r2u_tasks.models import load_model, load_record
+from r2u_tasks.models import load_model, load_record, usable_checkpoints
 from r2u_tasks.pools import PoolProgress
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.unlearn.candidate import (
@@ -80,7 +80,8 @@ def _approximate(
     original = load_model(context.workspace, context.declaration, parent)
     segment = data.first_segment
     # An earlier approximate batch may have dropped the checkpoint before these records.
-    has_reference = segment > STABLE and segment in parent.checkpoints
+    usable = usable_checkpoints(context.workspace, parent)
+    has_reference = segment > STABLE and segment in usable
     reference = model_before(context, parent, segment) if has_reference else None
     try:
         candidate, seconds, curve, why = unlearn_one(
@@ -106,7 +107,7 @@ def _approximate(
     evidence["stopped_because"] = why
     evidence["method"] = method or context.declaration.unlearning.method
     cost = cost_of(parent, seconds, time.perf_counter() - started)
-    keep = tuple(k for k in parent.checkpoints if k <= segment)
+    keep = tuple(k for k in usable if k <= segment)
     record = save_candidate(
         context, batch_id, candidate, splits, data, parent, evidence, keep, cost
     )

@@ -7,15 +7,18 @@ import pyarrow as pa
 from torch import nn
 
 from governance.digests import digest_file, write_json
+from governance.errors import DigestMismatchError
 from governance.manifest import read_members
 from governance.report import render_evidence
 from governance.storage import read_table
 from r2u_tasks.batch import read_rows
 from r2u_tasks.checkpoint import load_weights, save_weights
 from r2u_tasks.evidence import BatchData
+from r2u_tasks.kept_checkpoints import checkpoint_path, copy_checkpoints
 from r2u_tasks.model import build_model
-from r2u_tasks.models import ModelRecord, checkpoint_path, copy_checkpoints, save_record
+from r2u_tasks.models import ModelRecord, save_record
 from r2u_tasks.records import Splits, encode_splits
+from r2u_tasks.resume import checkpoint_digests
 from r2u_tasks.stages.commitment import commit_training
 from r2u_tasks.stages.context import JSON, StageContext
 from r2u_tasks.stages.noting import note_once
@@ -62,9 +65,17 @@ def batch_data(
 
 
 def model_before(context: StageContext, parent: ModelRecord, segment: int) -> nn.Module:
-    """Return a model as it was before a segment k >= 1."""
-    path = checkpoint_path(context.workspace, parent.model_key, segment)
-    return load_weights(build_model(context.declaration, 0), path)
+    """Return a model as it was before a segment k >= 1.
+
+    Raises:
+        DigestMismatchError: The weights are not those that training wrote, or nobody noted them.
+    """
+    path = checkpoint_path(context.workspace.model(parent.model_key), segment)
+    digest = parent.checkpoints.get(segment)
+    if digest is None:
+        message = f"checkpoint {path.name}: expected a noted digest, got none; retrain instead"
+        raise DigestMismatchError(message)
+    return load_weights(build_model(context.declaration, 0), path, expected_digest=digest)
 
 
 def save_candidate(
@@ -83,14 +94,13 @@ def save_candidate(
     kind = {"approximate": "unlearned", "replay": "replayed", "retrain": "retrained"}[lane]
     model_key = f"{lane}-{batch_id}"
     weights = save_weights(model, workspace.model(model_key) / "weights.safetensors")
-    copy_checkpoints(workspace, parent.model_key, model_key, keep)
+    folder, origin = workspace.model(model_key), workspace.model(parent.model_key)
+    made: dict[int, str] = {
+        **checkpoint_digests(folder / "checkpoints"),
+        **copy_checkpoints(origin, folder, parent.checkpoints, keep),
+    }
     table = read_table(workspace.classified)
-    manifest = commit_training(context, model_key, table, data.after)
-    made = tuple(
-        k
-        for k in range(1, data.before.n_segments)
-        if checkpoint_path(workspace, model_key, k).exists()
-    )
+    manifest = commit_training(context, model_key, table, data.after, checkpoints=made)
     record = ModelRecord(
         model_key=model_key,
         kind=kind,
@@ -104,7 +114,7 @@ def save_candidate(
         policy_digest=manifest.policy_digest,
         declaration_digest=manifest.declaration_digest,
         feature_scale=splits.scale.to_dict(),
-        checkpoints=made,
+        checkpoints=dict(made),
         created_at=manifest.created_at,
         verdict=evidence["verdict"],
         metrics={**parent.metrics, **evaluate(model, splits), **cost},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from r2u_tasks.config import readiness_config, training_config
 from r2u_tasks.evidence import judge, require_absent, train_pools
 from r2u_tasks.model import build_model
-from r2u_tasks.models import load_model, load_record
+from r2u_tasks.models import load_model, load_record, usable_checkpoints
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.unlearn.candidate import (
     batch_data,
@@ -18,7 +19,9 @@ from r2u_tasks.stages.unlearn.candidate import (
     write_evidence,
 )
 from r2u_tasks.stages.unlearn.steps import approved_plan, once, result_of
-from r2u_tasks.training import ProgressCallback, train_segments
+from r2u_tasks.training import STABLE, ProgressCallback, train_segments
+
+_log = logging.getLogger(__name__)
 
 
 def replay_model(
@@ -44,7 +47,13 @@ def _exact(
     plan = approved_plan(context, batch_id)
     declaration = context.declaration
     parent = load_record(context.workspace, plan["model_key"])
-    segment, lane = plan["first_segment"], plan["exact_lane"]
+    usable = usable_checkpoints(context.workspace, parent)
+    segment, lane, reasons = plan["first_segment"], plan["exact_lane"], approximate["reasons"]
+    if lane == "replay" and segment not in usable:
+        # Damaged since the plan: an exact claim does not rest on it.
+        why = f"the checkpoint before slice {segment} is not the one that training wrote"
+        segment, lane, reasons = STABLE, "retrain", [*reasons, why]
+        _log.warning("batch %s: %s; the model is trained from the beginning", batch_id, why)
     splits, data = batch_data(context, batch_id, parent, lane=lane)
     remaining = data.after
     require_absent(data.forget.ids, remaining.records.ids)
@@ -74,9 +83,9 @@ def _exact(
         lane=lane,
         unlearned_pool=None,
     )
-    evidence["escalated_because"] = approximate["reasons"]
+    evidence["escalated_because"] = reasons
     costs = cost_of(parent, cost.seconds, time.perf_counter() - started)
-    keep = tuple(k for k in parent.checkpoints if k <= segment and lane == "replay")
+    keep = tuple(k for k in usable if k <= segment and lane == "replay")
     record = save_candidate(context, batch_id, model, splits, data, parent, evidence, keep, costs)
     write_evidence(context, batch_id, evidence, record, parent, costs)
     return summary(evidence, record)

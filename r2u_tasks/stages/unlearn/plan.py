@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pyarrow as pa
 
 from governance.deletion_queue import RequestRow
@@ -10,7 +12,8 @@ from governance.manifest import read_members
 from governance.storage import read_table
 from governance.suppression import read_tombstones
 from r2u_tasks.batch import MatchedRecords, choose_lane, keep_rows, plan_digest
-from r2u_tasks.models import load_record, read_champion
+from r2u_tasks.kept_checkpoints import checkpoint_problems
+from r2u_tasks.models import ModelRecord, load_record, read_champion
 from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import table_drift
 from r2u_tasks.stages.context import JSON, StageContext, open_context
@@ -25,6 +28,7 @@ from r2u_tasks.stages.unlearn.steps import (
     record_keys,
 )
 
+_log = logging.getLogger(__name__)
 _ABSENT = ("not_found", "already_forgotten")
 
 
@@ -60,8 +64,9 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     segments = [members[key] for key in keys if key in members]
     unfinished = _unfinished(context, members, keys)
     touched = [*segments, *unfinished]
+    unusable = _unusable_checkpoints(context, batch_id, champion) if segments else {}
     lane, first_segment = (
-        choose_lane(touched, set(members.values()), champion.checkpoints)
+        choose_lane(touched, set(members.values()), champion.checkpoints.keys() - unusable.keys())
         if segments
         else ("none", None)
     )
@@ -83,6 +88,7 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
         "n_unfinished_records": len(unfinished),
         "exact_lane": lane,
         "first_segment": first_segment,
+        "checkpoints_not_used": {str(segment): why for segment, why in unusable.items()},
         "drift": drift.to_dict(),
         "policy_digest": champion.policy_digest,
         "parent_manifest_root": champion.manifest_root,
@@ -129,6 +135,17 @@ def _unfinished(context: StageContext, members: dict[str, int], keys: list[str])
     """Return the segments of records that an unfinished batch erased and the model still knows."""
     erased = read_tombstones(context.workspace.tombstones)["record"]
     return [members[key] for key in (erased & members.keys()) - set(keys)]
+
+
+def _unusable_checkpoints(
+    context: StageContext, batch_id: str, champion: ModelRecord
+) -> dict[int, str]:
+    """Return why checkpoints of the serving model are left alone, and say so before the erasure."""
+    folder = context.workspace.model(champion.model_key)
+    problems = checkpoint_problems(folder, champion.checkpoints)
+    for segment, why in problems.items():
+        _log.warning("batch %s: checkpoint %d is not used: %s", batch_id, segment, why)
+    return problems
 
 
 def _close_absent(

@@ -175,7 +175,7 @@ def _remove_weights(context: StageContext, model_key: str) -> None:
     folder = context.workspace.model(model_key)
     remove_file(folder / "weights.safetensors")
     remove_folder(folder / "checkpoints")
-    record = update_record(context.workspace, model_key, checkpoints=())
+    record = update_record(context.workspace, model_key, checkpoints={})
     if record.kind == CHILD:
         note_once(context, "model_retired", {"model_key": model_key, "parent": record.parent})
 
