@@ -131,6 +131,7 @@ def train_segments(
     loss: TaskLoss | None = None,
     resume: bool = False,
     keep_finished: bool = False,
+    ask: Callable[[], None] = lambda: None,
 ) -> TrainingCost:
     """Train the model in place from ``first_segment`` to the last.
 
@@ -148,6 +149,8 @@ def train_segments(
         resume: Go on from the last checkpoint of this very run in ``checkpoints``.
         keep_finished: Also keep the final weights in ``checkpoints``, for a process that resumes
             (and then publishes) what this one trained.
+        ask: Called before and after a checkpoint is written and before finished weights are, in the
+            first process; raises where the training must not go on.
 
     Raises:
         DataError: There is no record to train on, or the device is not there.
@@ -176,12 +179,15 @@ def train_segments(
     run = _Run(model, data, training, readiness, task, team, cost, progress)
     for number in range(first_segment, data.n_segments):
         if checkpoints is not None and number > STABLE and team.is_leader:
+            ask()
             keep_checkpoint(model, checkpoints, number)
+            ask()
         started = time.perf_counter()
         run.train(number)
         cost.segment_seconds[segment_name(number)] = time.perf_counter() - started
     cost.seconds = sum(cost.segment_seconds.values())
     if checkpoints is not None and keep_finished and team.is_leader:
+        ask()
         save_finished(model, checkpoints, asdict(cost))
     return cost
 

@@ -2,8 +2,9 @@
 
 Deadlines at 50, 80 and 100 %, a queue that does not fit together, leases that ran out, the ledger's
 chain, a model that serves or has an alias and knows an erased record, erased records that came
-back, recipients that do not answer, strings of erased persons that are still readable, and rows of
-batches that lie around. Reads only; every warning says what it means and what to do.
+back, recipients that do not answer, strings of erased persons that are still readable, rows of
+batches that lie around, and models that were begun before an erasure and never finished. Reads
+only; every warning says what it means and what to do.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from r2u_tasks.stages.heads import noted_heads
 from r2u_tasks.stages.mirror import owed
 from r2u_tasks.stages.recipients import notices_of
 from r2u_tasks.stages.taint import why_tainted
+from r2u_tasks.stages.unfinished import find_behind
 from r2u_tasks.stages.unlearn.steps import is_in_batch
 
 _MAX_DEADLINES = 100
@@ -54,6 +56,7 @@ def check(*, run_id: str, dataset: str, root_uri: str) -> JSON:
     warnings += _recipients(context, now)
     warnings += _traces(context)
     warnings += _leftovers(context)
+    warnings += _unfinished_models(context)
     warnings += _owed_to_mlflow(context)
     return {
         "run_id": run_id,
@@ -243,6 +246,19 @@ def _leftovers(context: StageContext) -> list[JSON]:
             )
             warnings.append(_warning("leftover_rows", "critical", message))
     return warnings
+
+
+def _unfinished_models(context: StageContext) -> list[JSON]:
+    """Warn of models that were begun before an erasure, or nobody knows when, and not finished."""
+    return [
+        _warning(
+            "unfinished_model",
+            "critical",
+            f"models/{folder.name} is an unfinished model from before an erasure, so it may know "
+            "erased persons; the next purge deletes it, and so does running its training again",
+        )
+        for folder in find_behind(context)
+    ]
 
 
 def _owed_to_mlflow(context: StageContext) -> list[JSON]:

@@ -8,17 +8,15 @@ killed one goes on from its last checkpoint.
 from __future__ import annotations
 
 import logging
-import shutil
 
 import numpy as np
 import pyarrow as pa
 from torch import nn
 
 from governance.digests import write_json
-from governance.errors import DataError, StoreBusyError
-from governance.manifest import find_members
-from governance.storage import erase_records, purge_history, read_table, table_exists
-from governance.suppression import pseudonyms, read_tombstones
+from governance.errors import DataError
+from governance.storage import read_table, table_exists
+from governance.suppression import read_tombstones, suppress
 from governance.workspace import safe_key
 from r2u_tasks.checkpoint import load_weights, save_weights
 from r2u_tasks.config import readiness_config, training_config, unlearning_config
@@ -36,9 +34,10 @@ from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.memorisation import write_memorisation
 from r2u_tasks.stages.mirror import mirror_model, or_owe
 from r2u_tasks.stages.promotion import promote_alias
+from r2u_tasks.stages.unfinished import begin_model, require_not_erased
+from r2u_tasks.team import current_team
 from r2u_tasks.training import (
     ProgressCallback,
-    SegmentedRecords,
     TrainingCost,
     train_segments,
 )
@@ -114,17 +113,33 @@ def train_together(
             "run `r2u train` once in one process, it chooses them"
         )
         raise DataError(message)
-    _, splits = _read_splits(context)
+    _require_table(context)
+    team = current_team()
+    if team.is_leader:
+        begin_model(context, _model_key(run_id))
+    team.wait()  # noted before anybody reads the table
+    _, splits = _read_splits(context, read_tombstones(context.workspace.tombstones))
     _, cost = _fit(context, run_id, splits, progress, keep_finished=True)
     return {"model_key": _model_key(run_id), "train_s": cost.seconds}
 
 
-def _read_splits(context: StageContext) -> tuple[pa.Table, Splits]:
+def _read_splits(context: StageContext, tombstones: dict[str, set[str]]) -> tuple[pa.Table, Splits]:
+    """Read the table; rows that an erasure has named and not reached yet are left out."""
+    columns = context.declaration.columns
+    table, _ = suppress(
+        read_table(context.workspace.classified),
+        tombstones=tombstones,
+        key=context.pseudonym_key,
+        record_id_column=columns.record_id,
+        subject_id_column=columns.subject_id,
+    )
+    return table, encode_splits(table, context.declaration)
+
+
+def _require_table(context: StageContext) -> None:
     if not table_exists(context.workspace.classified):
         message = "training: expected a classified table, got none; run `r2u classify` first"
         raise DataError(message)
-    table = read_table(context.workspace.classified)
-    return table, encode_splits(table, context.declaration)
 
 
 def _model_key(run_id: str) -> str:
@@ -139,17 +154,19 @@ def _fit(
     *,
     keep_finished: bool = False,
 ) -> tuple[nn.Module, TrainingCost]:
-    declaration = context.declaration
+    declaration, model_key = context.declaration, _model_key(run_id)
+    ids = splits.training.records.ids.tolist()
     model = build_model(declaration, declaration.training.seed)
     cost = train_segments(
         model,
         splits.training,
         training=training_config(declaration.training),
         readiness=readiness_config(declaration.readiness),
-        checkpoints=context.workspace.model(_model_key(run_id)) / "checkpoints",
+        checkpoints=context.workspace.model(model_key) / "checkpoints",
         progress=progress,
         resume=True,
         keep_finished=keep_finished,
+        ask=lambda: require_not_erased(context, model_key, ids),
     )
     return model, cost
 
@@ -173,16 +190,18 @@ def _with_chosen_readiness(
 
 
 def _train(context: StageContext, run_id: str, progress: ProgressCallback | None) -> JSON:
-    table, splits = _read_splits(context)
+    _require_table(context)
+    model_key = _model_key(run_id)
+    table, splits = _read_splits(context, begin_model(context, model_key))
     context = _with_chosen_readiness(context, splits, progress)
     workspace, declaration = context.workspace, context.declaration
-    model_key = _model_key(run_id)
-    folder = workspace.model(model_key)
+    folder, ids = workspace.model(model_key), splits.training.records.ids.tolist()
     model, cost = _fit(context, run_id, splits, progress)
+    require_not_erased(context, model_key, ids)
     weights = save_weights(model, folder / "weights.safetensors")
     kept = checkpoint_digests(folder / "checkpoints")
     manifest = commit_training(context, model_key, table, splits.training, checkpoints=kept)
-    _require_still_there(context, model_key, splits.training)
+    require_not_erased(context, model_key, ids)
     phase_a = load_weights(
         build_model(declaration, 0), checkpoint_path(folder, 1), expected_digest=kept.get(1)
     )
@@ -205,6 +224,7 @@ def _train(context: StageContext, run_id: str, progress: ProgressCallback | None
         created_at=manifest.created_at,
         metrics={"train_s": cost.seconds, **evaluate(model, splits)},
     )
+    require_not_erased(context, model_key, ids)  # the guard takes long
     save_record(workspace, record)
     write_json(folder / "readiness.json", guard.to_dict())
     context.ledger.append(
@@ -245,30 +265,6 @@ def evaluate(model: nn.Module, splits: Splits) -> dict[str, float]:
         "validation_accuracy": accuracy(model, splits.validation),
     }
     return {name: value for name, value in values.items() if np.isfinite(value)}
-
-
-def _require_still_there(context: StageContext, model_key: str, data: SegmentedRecords) -> None:
-    """Throw away a model of which a batch erased records while it was trained.
-
-    Raises:
-        StoreBusyError: It was; the same run trains again, without them.
-    """
-    workspace = context.workspace
-    folder = workspace.model(model_key)
-    erased = read_tombstones(workspace.tombstones)["record"]
-    held = find_members(folder / "members.parquet", erased)
-    if not held:
-        return
-    ids = data.records.ids.tolist()
-    keys = pseudonyms(context.pseudonym_key, "record", ids)
-    gone = [record_id for record_id, key in zip(ids, keys, strict=True) if key in held]
-    # The training made salts for them after the batch had erased those.
-    transaction = f"{model_key}-{len(erased)}"
-    erase_records(workspace.salts, pa.array(gone), batch_id=transaction)
-    purge_history(workspace.salts)
-    shutil.rmtree(folder)
-    message = f"model {model_key}: {len(held)} of its records were erased meanwhile; run it again"
-    raise StoreBusyError(message)
 
 
 def register_model(context: StageContext, record: ModelRecord, model: nn.Module) -> ModelRecord:

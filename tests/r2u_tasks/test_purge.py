@@ -1,5 +1,6 @@
 """Laws of the purge: children, aliases and recipients are reached, and MLflow is not waited for."""
 
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -61,11 +62,19 @@ def test_an_erasure_reaches_children_aliases_and_recipients(place):
 
     killed = context.workspace.model("ready-killed") / "checkpoints" / "1.safetensors"
     killed.parent.mkdir(parents=True)
-    killed.write_bytes(weights.read_bytes())  # a training that died before the erasure
+    killed.write_bytes(weights.read_bytes())  # of an older version: nobody noted when it began
+
+    noted = context.workspace.model("ready-noted") / "started.json"
+    write_json(noted, {"n_tombstones": 0})
+    later = datetime.now(UTC).timestamp() + 3600
+    os.utime(noted, (later, later))  # the number tells, not the clock of a file
 
     unlearn.run_batch(run_id="night", **place)
 
     assert not killed.parent.parent.exists()
+    assert not noted.parent.exists()
+    (said,) = [e for e in read_entries(context.workspace.ledger) if e["kind"] == "purge_started"]
+    assert said["body"]["unfinished"] == ["models/ready-killed", "models/ready-noted"]
     assert outcomes(place) == {
         **{f"ask-{person}": ("closed", "forgotten") for person in ERASED},
         "held": ("held", None),  # it left the batch between plan and erasure, with its rows

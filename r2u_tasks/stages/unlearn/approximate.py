@@ -7,11 +7,13 @@ import time
 
 from governance.digests import write_json
 from governance.errors import UnlearningError
+from governance.removal import remove_folder
 from r2u_tasks.evidence import SCHEMA, judge, train_pools, unlearn_pool
 from r2u_tasks.evidence import unlearn_model as unlearn_one
 from r2u_tasks.models import load_model, load_record, usable_checkpoints
 from r2u_tasks.pools import PoolProgress
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.unfinished import begin_model
 from r2u_tasks.stages.unlearn.candidate import (
     batch_data,
     cost_of,
@@ -76,6 +78,8 @@ def _approximate(
         )
         return {"verdict": "retrain", "claim": None, "reasons": [reason], "model_key": None}
     parent = load_record(context.workspace, plan["model_key"])
+    model_key = f"approximate-{batch_id}"
+    begin_model(context, model_key)
     splits, data = batch_data(context, batch_id, parent)
     original = load_model(context.workspace, context.declaration, parent)
     segment = data.first_segment
@@ -89,6 +93,7 @@ def _approximate(
         )
     except UnlearningError as error:
         _log.warning("batch %s: the approximate lane failed: %s", batch_id, error)
+        remove_folder(context.workspace.model(model_key))
         return {"verdict": "retrain", "claim": None, "reasons": [str(error)], "model_key": None}
     started = time.perf_counter()
     pools = train_pools(

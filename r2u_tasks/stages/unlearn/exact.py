@@ -10,6 +10,7 @@ from r2u_tasks.evidence import judge, require_absent, train_pools
 from r2u_tasks.model import build_model
 from r2u_tasks.models import load_model, load_record, usable_checkpoints
 from r2u_tasks.stages.context import JSON, StageContext, open_context
+from r2u_tasks.stages.unfinished import begin_model
 from r2u_tasks.stages.unlearn.candidate import (
     batch_data,
     cost_of,
@@ -54,6 +55,8 @@ def _exact(
         why = f"the checkpoint before slice {segment} is not the one that training wrote"
         segment, lane, reasons = STABLE, "retrain", [*reasons, why]
         _log.warning("batch %s: %s; the model is trained from the beginning", batch_id, why)
+    model_key = f"{lane}-{batch_id}"
+    begin_model(context, model_key)
     splits, data = batch_data(context, batch_id, parent, lane=lane)
     remaining = data.after
     require_absent(data.forget.ids, remaining.records.ids)
@@ -62,7 +65,6 @@ def _exact(
         if lane == "replay"
         else build_model(declaration, declaration.training.seed)
     )
-    model_key = f"{lane}-{batch_id}"
     cost = train_segments(
         model,
         remaining,

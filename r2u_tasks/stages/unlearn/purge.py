@@ -32,6 +32,7 @@ from r2u_tasks.stages.mirror import catch_up, or_owe, owed
 from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.recipients import tell_recipients
 from r2u_tasks.stages.taint import why_tainted
+from r2u_tasks.stages.unfinished import find_behind
 from r2u_tasks.stages.unlearn.candidate import batch_data
 from r2u_tasks.stages.unlearn.remains import list_remains
 from r2u_tasks.stages.unlearn.steps import (
@@ -72,7 +73,8 @@ def _purge(context: StageContext, batch_id: str) -> JSON:
     workspace = context.workspace
     plan, promotion = approved_plan(context, batch_id), result_of(context, batch_id, "promotion")
     scope = once(context, batch_id, "purge-scope", lambda: _scope(context, batch_id, promotion))
-    note_once(context, "purge_started", {"batch_id": batch_id, "models": scope["models"]})
+    started = {name: scope[name] for name in ("models", "unfinished")}
+    note_once(context, "purge_started", {"batch_id": batch_id, **started})
     rows = read_rows(workspace.batch(batch_id))
     for key in scope["models"]:
         _remove_weights(context, key)
@@ -135,22 +137,16 @@ def _scope(context: StageContext, batch_id: str, promotion: JSON) -> JSON:
 
 
 def _unfinished(context: StageContext, batch_id: str) -> list[str]:
-    """Return folders of trainings and classifications that began before the erasure.
+    """Return folders of trainings and classifications that began before an erasure.
 
     A killed one keeps rows, or checkpoints that saw them; one that still runs is thrown away when
     it sees the tombstones, and does its work again.
     """
     root = context.workspace.root
     erased_at = step_path(context, batch_id, "erasure").stat().st_mtime
-    folders = [
-        *(f for f in context.workspace.models.glob("*") if not (f / "model.json").exists()),
-        *(root / "staging").glob("*"),
-    ]
-    return [
-        folder.relative_to(root).as_posix()
-        for folder in sorted(folders)
-        if folder.is_dir() and _began(folder) < erased_at
-    ]
+    staging = [f for f in sorted((root / "staging").glob("*")) if f.is_dir()]
+    behind = [*find_behind(context), *(f for f in staging if _began(f) < erased_at)]
+    return [folder.relative_to(root).as_posix() for folder in behind]
 
 
 def _began(folder: Path) -> float:
