@@ -163,7 +163,7 @@ def commit_as_a_stage(folder: Path) -> dict[str, Any]:
     )
     before = peak_mib()
     started = time.perf_counter()
-    manifest = commit_training(context, "m", table, data)
+    manifest = commit_training(context, "m", table, data, checkpoints={})
     seconds = time.perf_counter() - started
     shutil.rmtree(folder / "root")
     return {"rows_per_s": manifest.n_records / seconds, "peak_mib": peak_mib() - before}

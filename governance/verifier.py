@@ -783,22 +783,31 @@ def _check_manifests(members: dict[str, Any], state: dict[str, Any]) -> None:
             _fail("the segments of a manifest do not add up")
     if members["batch_id"] != predicate["batch_id"]:
         _fail("the set difference is that of another batch")
-    if predicate["lane"] == "replay" and plan["n_trained_records"]:
-        _check_start(parent, child, str(plan["first_segment"]), state)
+    if predicate["lane"] != "retrain" and plan["n_trained_records"]:
+        _check_checkpoints(parent, child, state)
 
 
-def _check_start(
-    parent: dict[str, Any], child: dict[str, Any], first: str, state: dict[str, Any]
+def _check_checkpoints(
+    parent: dict[str, Any], child: dict[str, Any], state: dict[str, Any]
 ) -> None:
-    """The model was trained again from weights that its parent committed to when it was made."""
+    """Weights handed on are those that the parent committed to; a replay began with some of them.
+
+    A model that was run again has own ones for later slices; one that was changed has none.
+    """
+    replayed = state["predicate"]["lane"] == "replay"
     if "checkpoints" not in child:
-        state["not_checked"].append(
-            "the weights that the exact model was trained again from: its manifest, of version 3, "
-            "does not name them"
-        )
+        if replayed:
+            state["not_checked"].append(
+                "the weights that the exact model was trained again from: its manifest, of "
+                "version 3, does not name them"
+            )
         return
-    start = parent.get("checkpoints", {}).get(first)
-    if start is None or child["checkpoints"].get(first) != start:
+    before, after = parent.get("checkpoints", {}), child["checkpoints"]
+    handed_on = set(after)
+    if replayed:
+        first = state["plan"]["first_segment"]
+        handed_on = {number for number in after if int(number) <= first} | {str(first)}
+    if not handed_on <= set(after) or any(after[n] != before.get(n) for n in handed_on):
         _fail("the manifests do not name the same weights before the records")
 
 

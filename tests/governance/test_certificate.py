@@ -429,7 +429,7 @@ def test_no_certificate_unless_exactly_the_asked_records_left(tmp_path, files, r
 
 
 def replayed(before, after):
-    """Return the files of a batch that was run again before slice 2, with named checkpoints."""
+    """Return the files of a batch that hit slice 2, with named checkpoints."""
     sealed = members()
     for name, checkpoints in (("parent", before), ("child", after)):
         if checkpoints is not None:
@@ -439,20 +439,36 @@ def replayed(before, after):
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [({"2": PARENT}, {"2": WEIGHTS}), ({"1": PARENT}, {"2": PARENT}), (None, {"2": PARENT})],
+    [
+        ({"2": PARENT}, {"2": WEIGHTS}),
+        ({"1": PARENT}, {"2": PARENT}),
+        ({"1": PARENT, "2": PARENT}, {"1": WEIGHTS, "2": PARENT}),
+        (None, {"2": PARENT}),
+        ({"2": PARENT}, {"3": WEIGHTS}),
+    ],
 )
 def test_no_certificate_for_a_replay_from_other_weights_than_the_parent_named(
     tmp_path, before, after
 ):
-    """Another digest, none for the slice, none at all: the start of an exact model is bound."""
+    """Another digest, there or before, none for the slice, none at all: the start is bound."""
     with pytest.raises(ReleaseBlockedError, match="same weights before the records"):
         Sealed(tmp_path, files=replayed(before, after), **EXACT | {"lane": "replay"})
+
+
+def test_weights_that_an_approximate_model_hands_on_are_those_of_its_parent(tmp_path):
+    """The next exact model may start from them, so that they are bound from one to the next."""
+    Sealed(tmp_path / "same", files=replayed({"1": PARENT, "2": PARENT}, {"1": PARENT}))
+    with pytest.raises(ReleaseBlockedError, match="same weights before the records"):
+        Sealed(tmp_path / "other", files=replayed({"1": PARENT}, {"1": WEIGHTS}))
 
 
 def test_a_replay_starts_from_the_weights_that_its_parent_named(tmp_path):
     """Named by both, all is checked; by a manifest of version 3, the verifier says what is not."""
     same = {"1": WEIGHTS, "2": PARENT}
-    now = Sealed(tmp_path / "now", files=replayed(same, same), **EXACT | {"lane": "replay"})
+    own = same | {"3": WEIGHTS}  # of a later slice: trained again, so another one
+    now = Sealed(
+        tmp_path / "now", files=replayed(same | {"3": PARENT}, own), **EXACT | {"lane": "replay"}
+    )
     old = Sealed(tmp_path / "old", files=replayed(None, None), **EXACT | {"lane": "replay"})
 
     for sealed, told in ((now, False), (old, True)):
