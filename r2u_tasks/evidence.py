@@ -76,17 +76,30 @@ class BatchData:
         forget: Those that must be forgotten.
         validation: Records never trained on, for the stopping rule.
         holdout: Records never trained on, for the test.
+        in_scale_of_original: The same records in the scale that the original model was trained
+            with; None where the candidate has the same one.
     """
 
     before: SegmentedRecords
     forget: Records
     validation: Records
     holdout: Records
+    in_scale_of_original: BatchData | None = None
 
     @property
     def after(self) -> SegmentedRecords:
         """Training records that stay."""
         return self.before.without(self.forget.ids)
+
+    @property
+    def for_original(self) -> BatchData:
+        """The records as the original model and its pool take them."""
+        return self.in_scale_of_original or self
+
+    @property
+    def for_test(self) -> dict[str, Records]:
+        """The records that every model is measured on, by use."""
+        return {"forget": self.forget, "retain": self.after.records, "test": self.holdout}
 
     @property
     def first_segment(self) -> int:
@@ -112,7 +125,7 @@ def train_pools(
     workers: int | None = None,
     progress: PoolProgress | None = None,
 ) -> Pools:
-    """Train or load the three pools of a batch."""
+    """Train or load the three pools of a batch, each on inputs in the scale of its models."""
     size = declaration.evidence.pool_size
     after = data.after
     require_absent(data.forget.ids, after.records.ids)
@@ -128,7 +141,8 @@ def train_pools(
             progress=progress,
         )
 
-    return Pools(pool(data.before, "first"), pool(after, "first"), pool(after, "second"))
+    original = pool(data.for_original.before, "first")
+    return Pools(original, pool(after, "first"), pool(after, "second"))
 
 
 def require_absent(forget_ids: np.ndarray, ids: np.ndarray) -> None:
@@ -219,6 +233,8 @@ def judge(
 ) -> dict[str, Any]:
     """Return the evidence document of one candidate model, without lineage and cost.
 
+    Each model is measured on inputs in the scale that it was trained with.
+
     Args:
         declaration: Error level and tolerances.
         data: Records of the batch.
@@ -230,15 +246,15 @@ def judge(
         curve: Steps of the approximate lane.
     """
     settings = declaration.evidence
-    sets = {"forget": data.forget, "retain": data.after.records, "test": data.holdout}
+    sets, sets_of_original = data.for_test, data.for_original.for_test
     measured = {
-        "original": measure_pool(pools.original.models, **sets),
+        "original": measure_pool(pools.original.models, **sets_of_original),
         "reference": measure_pool(pools.reference.models, **sets),
         "second_retrain": measure_pool(pools.second.models, **sets),
     }
     seed = derive_seed(declaration.training.seed, "random control")
     single = {
-        "original": measure_pool([original], **sets),
+        "original": measure_pool([original], **sets_of_original),
         "candidate": measure_pool([candidate], **sets),
         "random": measure_pool([build_model(declaration, seed)], **sets),
     }
@@ -365,18 +381,18 @@ def _curves(
     unlearned: PoolMargins,
 ) -> dict[str, Any]:
     models = {
-        "original": original,
-        "unlearned": candidate,
-        "retrained": pools.reference.models[0],
+        "original": (original, data.for_original),
+        "unlearned": (candidate, data),
+        "retrained": (pools.reference.models[0], data),
     }
-    retain = _sample(data.after.records)
     relearn, rebound = {}, {}
-    for name, model in models.items():
+    for name, (model, seen) in models.items():
+        retain = _sample(seen.after.records)
         relearn[name] = finetune_curve(
-            model, data.forget, data.forget, steps=_RELEARN_STEPS, learning_rate=_RELEARN_LR
+            model, seen.forget, seen.forget, steps=_RELEARN_STEPS, learning_rate=_RELEARN_LR
         )
         rebound[name] = finetune_curve(
-            model, retain, data.forget, steps=_RELEARN_STEPS, learning_rate=_RELEARN_LR
+            model, retain, seen.forget, steps=_RELEARN_STEPS, learning_rate=_RELEARN_LR
         )
     return {
         "steps": [

@@ -1,8 +1,9 @@
 """Pools of reference models: trained in parallel processes, cached by what they were trained on.
 
-A pool is named by the digest of its training records, segments, recipe and code. The pool that was
-retrained *without* the records of one batch is therefore found again as the pool of *original*
-models of the next batch, and no pool outlives its records unnoticed: its name says what is in it.
+A pool is named by the digest of what entered its training: inputs in their scale, labels, segments,
+recipe and code. The pool that was retrained *without* the records of one batch is therefore found
+again as the pool of *original* models of the next batch, and no pool outlives its records
+unnoticed: its name says what is in it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from r2u_tasks.data import Records
 from r2u_tasks.metrics import accuracy, margins
 from r2u_tasks.model import build_model
 from r2u_tasks.provenance import code_digest
+from r2u_tasks.resume import data_digest
 from r2u_tasks.seeding import derive_seed
 from r2u_tasks.training import SegmentedRecords, train_segments
 
@@ -64,16 +66,13 @@ class Pool:
 
 
 def pool_digest(declaration: Declaration, data: SegmentedRecords) -> str:
-    """Return the name of a pool: records, segments, recipe and code; not ids in clear."""
+    """Return the name of a pool: encoded records, segments, recipe and code; no ids in clear."""
     recipe = declaration.model_dump(mode="json", include={"model", "training", "readiness"})
     content = canonical_json(
         {"recipe": recipe, "code": code_digest(), "columns": _columns(declaration)}
     )
-    rows = "\n".join(
-        f"{record_id}\x00{segment}"
-        for record_id, segment in zip(data.records.ids, data.segment, strict=True)
-    )
-    return digest_bytes(content + digest_bytes(rows.encode()).encode())
+    rows = data_digest(data.records, torch.from_numpy(data.segment))
+    return digest_bytes(content + rows.encode())
 
 
 def train_pool(

@@ -37,20 +37,25 @@ def run_identity(
     first_segment: int,
 ) -> str:
     """Return the digest of everything that decides the bits of a run, except the code."""
-    data = hashlib.sha256("\n".join(records.ids.tolist()).encode())
-    for tensor in (records.inputs, records.labels, segment):
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        data.update(f"{flat.dtype}{tuple(tensor.shape)}".encode())
-        data.update(flat.view(torch.uint8).numpy().tobytes())
     return digest_json(
         {
             "initial_weights": weights_digest(model),
-            "data": data.hexdigest(),
+            "data": data_digest(records, segment),
             "training": asdict(training),
             "readiness": asdict(readiness),
             "first_segment": first_segment,
         }
     )
+
+
+def data_digest(records: Records, segment: torch.Tensor) -> str:
+    """Return the digest of records as they enter a training: scaled inputs, labels, segments."""
+    data = hashlib.sha256("\n".join(records.ids.tolist()).encode())
+    for tensor in (records.inputs, records.labels, segment):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        data.update(f"{flat.dtype}{tuple(tensor.shape)}".encode())
+        data.update(flat.view(torch.uint8).numpy().tobytes())
+    return data.hexdigest()
 
 
 def resume_point(model: nn.Module, folder: Path, identity: str, *, first_segment: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 from torch import nn
@@ -13,6 +15,7 @@ from governance.report import render_evidence
 from governance.storage import read_table
 from r2u_tasks.batch import read_rows
 from r2u_tasks.checkpoint import load_weights, save_weights
+from r2u_tasks.data import FeatureScale
 from r2u_tasks.evidence import BatchData
 from r2u_tasks.kept_checkpoints import checkpoint_path, copy_checkpoints
 from r2u_tasks.model import build_model
@@ -32,7 +35,8 @@ def batch_data(
     """Return the remaining splits and the batch: remaining rows plus the kept ones.
 
     The scale of the features is the parent's, measured on stable records. The lane ``retrain``
-    measures it anew: the erased records are among them, and an exact model owes them nothing.
+    measures it anew: the erased records are among them, and an exact model owes them nothing. The
+    batch then also has the records in the parent's scale, for the parent and its pool.
     """
     workspace, declaration = context.workspace, context.declaration
     kept = read_rows(workspace.batch(batch_id))
@@ -49,19 +53,20 @@ def batch_data(
         }
 
     segments = segments_of(table)
-    scale = None if lane == "retrain" else parent.scale
-    after = encode_splits(table, declaration, scale=scale, segments=segments)
     both = pa.concat_tables([table, kept.select(table.column_names)])
-    before = encode_splits(
-        both, declaration, scale=after.scale, segments={**segments, **segments_of(kept)}
-    )
-    gone = ~np.isin(before.training.records.ids, after.training.records.ids)
-    return after, BatchData(
-        before=before.training,
-        forget=before.training.records.select(gone),
-        validation=after.validation,
-        holdout=after.holdout,
-    )
+    all_segments = {**segments, **segments_of(kept)}
+
+    def encoded(scale: FeatureScale | None) -> tuple[Splits, BatchData]:
+        after = encode_splits(table, declaration, scale=scale, segments=segments)
+        before = encode_splits(both, declaration, scale=after.scale, segments=all_segments).training
+        gone = ~np.isin(before.records.ids, after.training.records.ids)
+        forget = before.records.select(gone)
+        return after, BatchData(before, forget, after.validation, after.holdout)
+
+    after, data = encoded(None if lane == "retrain" else parent.scale)
+    if after.scale != parent.scale:
+        data = replace(data, in_scale_of_original=encoded(parent.scale)[1])
+    return after, data
 
 
 def model_before(context: StageContext, parent: ModelRecord, segment: int) -> nn.Module:

@@ -82,7 +82,8 @@ def _purge(context: StageContext, batch_id: str) -> JSON:
         remove_folder(workspace.root / name)
     or_owe(f"weights of {len(scope['models'])} models", lambda: catch_up(context))
     aliases = _remove_aliases(context, scope["models"])
-    _, data = batch_data(context, batch_id, load_record(workspace, plan["model_key"]))
+    parent = load_record(workspace, plan["model_key"])
+    _, data = batch_data(context, batch_id, parent, lane=promotion["lane"])
     pools = drop_pools(workspace.pools, keep=pools_to_keep(context.declaration, data))
     for table in (workspace.raw, workspace.classified, workspace.salts):
         if table_exists(table):
