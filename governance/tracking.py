@@ -27,7 +27,6 @@ from governance.lineage import LineageGraph, ModelNode
 _log = logging.getLogger(__name__)
 
 _KEY_TAG = "r2u.key"
-_VERSION_TAG = "r2u.version"
 _REMOVED_TAG = "weights"
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """MLflow's own defaults wait for minutes on a server that is down; a batch owes and goes on."""
@@ -50,7 +49,8 @@ class Tracker(Protocol):
         """Record a training, an unlearning or a batch once and return its run id.
 
         Args:
-            key: What the run is found by again: ``model:<model_key>`` or ``batch:<batch_id>``.
+            key: What the run is found by again: ``model:<model_key>:<weights digest>`` or
+                ``batch:<batch_id>``.
             name: What people read in the list of runs.
             dataset: Experiment.
             params: Digests and ids; what was written first stays.
@@ -82,10 +82,14 @@ class Tracker(Protocol):
         """
         ...
 
-    def remove_weights(self, name: str, version: str) -> None:
-        """Delete the files of a version; its entry stays, tagged, for lineage.
+    def model_runs(self, dataset: str) -> dict[str, dict[str, str]]:
+        """Return the params of every run that recorded weights, deleted runs too, by run id."""
+        ...
 
-        A repeat deletes nothing more. The files go also when somebody deleted the entry itself.
+    def remove_weights(self, name: str, run_id: str) -> None:
+        """Delete the files of a run; versions that were made of it stay, tagged, for lineage.
+
+        A repeat deletes nothing more. The files go also when somebody deleted the version itself.
         """
         ...
 
@@ -186,25 +190,35 @@ class MlflowTracker:
                     "servable": str(servable).lower(),
                 },
             )
-            client.set_tag(run_id, _VERSION_TAG, f"{name}/{version.version}")
             return str(version.version)
 
-    def remove_weights(self, name: str, version: str) -> None:
-        """Delete the files of a version; its entry stays, tagged, for lineage.
+    def model_runs(self, dataset: str) -> dict[str, dict[str, str]]:
+        """Return the params of every run that recorded weights, deleted runs too, by run id."""
+        with self._client() as client:
+            return {
+                str(run.info.run_id): dict(run.data.params)
+                for run in _runs(client, dataset, deleted=True)
+                if {"model_key", "weights_digest"} <= run.data.params.keys()
+            }
 
-        A repeat deletes nothing more. The files go also when somebody deleted the entry itself.
+    def remove_weights(self, name: str, run_id: str) -> None:
+        """Delete the files of a run; versions that were made of it stay, tagged, for lineage.
+
+        A repeat deletes nothing more. The files go also when somebody deleted the version itself.
         """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         with self._client() as client:
-            found = _known(partial(client.get_model_version, name, version))
-            for run in self._runs_of(client, name, version, found):
-                for place in _weight_places(client, run):
-                    repository = get_artifact_repository(place)
-                    if repository.list_artifacts():
-                        repository.delete_artifacts()
-            if found is not None:
-                client.set_model_version_tag(name, version, _REMOVED_TAG, "removed")
+            run = _known(partial(client.get_run, run_id))
+            for place in [] if run is None else _weight_places(client, run):
+                repository = get_artifact_repository(place)
+                if repository.list_artifacts():
+                    repository.delete_artifacts()
+            for version in client.search_model_versions(f"name = '{name}'"):
+                if version.run_id == run_id:
+                    client.set_model_version_tag(
+                        name, str(version.version), _REMOVED_TAG, "removed"
+                    )
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias to a version."""
@@ -235,28 +249,12 @@ class MlflowTracker:
 
     def run_params(self, dataset: str, param: str) -> dict[str, str]:
         """Return one param of every run of an experiment that has it, by the name of the run."""
-        found: dict[str, str] = {}
         with self._client() as client:
-            experiment = client.get_experiment_by_name(dataset)
-            if experiment is None:
-                return found
-            token: str | None = ""
-            while token is not None:
-                page = client.search_runs([experiment.experiment_id], page_token=token or None)
-                for run in page:
-                    if param in run.data.params:
-                        name = run.data.tags.get("mlflow.runName", run.info.run_id)
-                        found[name] = run.data.params[param]
-                token = page.token or None
-        return found
-
-    def _runs_of(self, client: Any, name: str, version: str, found: Any) -> list[Any]:
-        """Return the run of a version; by the run's own tag where the version was deleted."""
-        if found is not None and found.run_id:
-            run = _known(partial(client.get_run, found.run_id))
-            return [] if run is None else [run]
-        experiments = [e.experiment_id for e in client.search_experiments()]
-        return list(client.search_runs(experiments, f"tags.`{_VERSION_TAG}` = '{name}/{version}'"))
+            return {
+                run.data.tags.get("mlflow.runName", run.info.run_id): run.data.params[param]
+                for run in _runs(client, dataset)
+                if param in run.data.params
+            }
 
     def _experiment(self, client: Any, dataset: str) -> str:
         known = client.get_experiment_by_name(dataset)
@@ -330,6 +328,21 @@ def _known(ask: Callable[[], Any]) -> Any:
         raise
 
 
+def _runs(client: Any, dataset: str, *, deleted: bool = False) -> Iterator[Any]:
+    """Yield every run of an experiment, page by page."""
+    from mlflow.entities import ViewType
+
+    experiment = client.get_experiment_by_name(dataset)
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    token: str | None = None
+    while experiment is not None:
+        page = client.search_runs([experiment.experiment_id], run_view_type=view, page_token=token)
+        yield from page
+        token = page.token or None
+        if token is None:
+            return
+
+
 def _weight_places(client: Any, run: Any) -> list[str]:
     """Return every artifact folder in which weights of a run may lie."""
     places = [f"{run.info.artifact_uri}/model"]
@@ -369,10 +382,19 @@ class MemoryTracker:
         versions.append({"run_id": run_id, "tags": tags})
         return str(len(versions))
 
-    def remove_weights(self, name: str, version: str) -> None:
-        """Delete the files of a version; its entry stays, tagged, for lineage."""
-        if (entry := self._entry(name, version)) is not None:
-            entry["tags"][_REMOVED_TAG] = "removed"
+    def model_runs(self, dataset: str) -> dict[str, dict[str, str]]:
+        """Return the params of every run that recorded weights, by run id."""
+        return {
+            run_id: dict(run["params"])
+            for run_id, run in self.runs.items()
+            if run["dataset"] == dataset and {"model_key", "weights_digest"} <= run["params"].keys()
+        }
+
+    def remove_weights(self, name: str, run_id: str) -> None:
+        """Delete the files of a run; versions that were made of it stay, tagged, for lineage."""
+        for entry in self.versions.get(name, []):
+            if entry["run_id"] == run_id:
+                entry["tags"][_REMOVED_TAG] = "removed"
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias to a version."""

@@ -86,7 +86,7 @@ def _catch_up(context: StageContext) -> JSON:
         _log.warning("MLflow does not know the model that serves; everything is mirrored again")
         _forget_marks(context)
     models = [key for key in _unmirrored_models(context) if _mirror_again(context, key)]
-    removed = [key for key in _unmirrored_removals(context) if _remove(context, key)]
+    removed = _remove_orphans(context)
     batches = [b for b in _unmirrored_batches(context) if mirror_batch(context, b)]
     return {
         "models": models,
@@ -136,7 +136,7 @@ def mirror_model(context: StageContext, record: ModelRecord, model: nn.Module | 
     names = ("manifest.json", "readiness.json")
     tags = _model_tags(folder, record)
     run_id = context.tracker.record_run(
-        key=f"model:{record.model_key}",
+        key=_run_key(record),
         name=record.model_key,
         dataset=context.declaration.name,
         params=_model_params(context, record),
@@ -144,6 +144,7 @@ def mirror_model(context: StageContext, record: ModelRecord, model: nn.Module | 
         tags=tags,
         artifacts={name: folder / name for name in names if (folder / name).exists()},
     )
+    _unmark_emptied(context, run_id)
     version = context.tracker.register_version(
         name=context.registered_model,
         run_id=run_id,
@@ -153,8 +154,10 @@ def mirror_model(context: StageContext, record: ModelRecord, model: nn.Module | 
         tags=tags,
     )
     update_record(context.workspace, record.model_key, mlflow_run_id=run_id, model_version=version)
-    if model is None:
-        _mark(context, "removed", record.model_key)
+    if model is None:  # a killed run may have registered the weights
+        context.tracker.remove_weights(context.registered_model, run_id)
+        _mark(context, "emptied", run_id)
+        _mark(context, "removed", _run_key(record))
 
 
 def mirror_batch(context: StageContext, batch_id: str) -> bool:
@@ -214,6 +217,12 @@ def point_alias(context: StageContext, record: ModelRecord) -> None:
     """
     require_untainted(context, record.model_key)
     if record.model_version is not None:
+        if not _is_its_version(context, record):
+            message = (
+                f"MLflow: expected version {record.model_version} to have the weights of "
+                f"{record.model_key}, got others; `r2u mirror` registers the right ones"
+            )
+            raise TrackingUnavailableError(message)
         context.tracker.set_alias(context.registered_model, ALIAS, record.model_version)
         _set_mark(context, "alias", record.model_key)
 
@@ -286,9 +295,8 @@ def _unmirrored_removals(context: StageContext) -> list[str]:
     return [
         key
         for key in keys
-        if key not in done
+        if _run_key(load_record(context.workspace, key)) not in done
         and not (context.workspace.model(key) / "weights.safetensors").exists()
-        and load_record(context.workspace, key).model_version is not None
     ]
 
 
@@ -318,11 +326,52 @@ def _mirror_again(context: StageContext, model_key: str) -> bool:
     return True
 
 
-def _remove(context: StageContext, model_key: str) -> bool:
-    record = load_record(context.workspace, model_key)
-    context.tracker.remove_weights(context.registered_model, record.model_version or "")
-    _mark(context, "removed", model_key)
-    return True
+def _remove_orphans(context: StageContext) -> list[str]:
+    """Remove from MLflow what none of our records has weights for; return the model keys.
+
+    MLflow is asked, as a run that was killed after it registered a model left no version in the
+    record; the model may have been trained anew since, with other weights. Only what our ledger or
+    records name is ours to remove: other workspaces may share the server.
+    """
+    owed_removals, removed = _unmirrored_removals(context), set()
+    made, kept = _weights_of(context)
+    for run_id, params in sorted(context.tracker.model_runs(context.declaration.name).items()):
+        weights = (params["model_key"], params["weights_digest"])
+        if run_id in _marks(context)["emptied"] or weights not in made or weights in kept:
+            continue
+        context.tracker.remove_weights(context.registered_model, run_id)
+        _mark(context, "emptied", run_id)
+        removed.add(params["model_key"])
+    for key in owed_removals:
+        _mark(context, "removed", _run_key(load_record(context.workspace, key)))
+    return sorted(removed)
+
+
+def _weights_of(context: StageContext) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """Return key and digest of all weights that were made here, and of those that are here."""
+    bodies = [entry["body"] for entry in read_entries(context.workspace.ledger)]
+    named = [b for b in bodies if {"model_key", "weights_digest"} <= b.keys()]
+    made = {(b["model_key"], b["weights_digest"]) for b in named}
+    kept = set()
+    for path in context.workspace.models.glob("*/model.json"):
+        record = load_record(context.workspace, path.parent.name)
+        made.add((record.model_key, record.weights_digest))
+        if path.with_name("weights.safetensors").exists():
+            kept.add((record.model_key, record.weights_digest))
+    return made, kept
+
+
+def _run_key(record: ModelRecord) -> str:
+    """Return what a run is found by; a model that is made anew under its key is another run."""
+    return f"model:{record.model_key}:{record.weights_digest}"
+
+
+def _is_its_version(context: StageContext, record: ModelRecord) -> bool:
+    """Return whether the version of a record has the weights of the record, as MLflow says."""
+    version = record.model_version or ""
+    params = context.tracker.version_params(context.registered_model, version)
+    named = (params.get("model_key"), params.get("weights_digest"))
+    return named == (record.model_key, record.weights_digest)
 
 
 def _point_to_champion(context: StageContext) -> bool:
@@ -356,11 +405,8 @@ def _lost_its_data(context: StageContext) -> bool:
     champion = _champion(context)
     if champion is None:
         return False
-    version = load_record(context.workspace, champion).model_version
-    if version is None:
-        return False
-    params = context.tracker.version_params(context.registered_model, version)
-    return params.get("model_key") != champion
+    record = load_record(context.workspace, champion)
+    return record.model_version is not None and not _is_its_version(context, record)
 
 
 def _champion(context: StageContext) -> str | None:
@@ -379,12 +425,17 @@ def _closing_entry(context: StageContext, batch_id: str) -> dict[str, Any]:
 def _marks(context: StageContext) -> JSON:
     """Return what was mirrored, in ``mirror.json``: a memory that may be lost at no harm."""
     path = context.workspace.root / "mirror.json"
-    empty: JSON = {"removed": [], "batches": [], "alias": None}
+    empty: JSON = {"removed": [], "emptied": [], "batches": [], "alias": None}
     return {**empty, **(read_json(path) if path.exists() else {})}
 
 
 def _mark(context: StageContext, kind: str, key: str) -> None:
     _set_mark(context, kind, sorted({*_marks(context)[kind], key}))
+
+
+def _unmark_emptied(context: StageContext, run_id: str) -> None:
+    emptied = _marks(context)["emptied"]
+    _set_mark(context, "emptied", [run for run in emptied if run != run_id])
 
 
 def _set_mark(context: StageContext, kind: str, value: object) -> None:
@@ -403,8 +454,7 @@ def _forget_marks(context: StageContext) -> None:
         record = load_record(context.workspace, path.parent.name)
         if record.model_version is None:
             continue
-        params = context.tracker.version_params(context.registered_model, record.model_version)
-        if params.get("model_key") != record.model_key:
+        if not _is_its_version(context, record):
             update_record(
                 context.workspace, record.model_key, mlflow_run_id=None, model_version=None
             )

@@ -24,7 +24,7 @@ from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.heads import noted_heads
 from r2u_tasks.stages.mirror import owed
 from r2u_tasks.stages.recipients import notices_of
-from r2u_tasks.stages.taint import why_tainted
+from r2u_tasks.stages.taint import why_tainted, why_version_tainted
 from r2u_tasks.stages.unfinished import find_behind
 from r2u_tasks.stages.unlearn.steps import is_in_batch
 
@@ -157,21 +157,22 @@ def _tainted_models(context: StageContext) -> list[JSON]:
     """Warn of models that serve and know an erased person, also where somebody else moved them."""
     warnings = []
     if context.workspace.champion.exists():
-        warnings += _taint(context, "the serving model", read_champion(context.workspace))
+        key = read_champion(context.workspace)
+        warnings += _taint("the serving model", key, why_tainted(context, key))
     try:
         aliases = context.tracker.aliases(context.registered_model)
         for alias, version in sorted(aliases.items()):
             params = context.tracker.version_params(context.registered_model, version)
             what = f"MLflow's alias {alias!r} (version {version})"
-            warnings += _taint(context, what, params.get("model_key", ""))
+            why = why_version_tainted(context, params)
+            warnings += _taint(what, params.get("model_key", ""), why)
     except TrackingUnavailableError:
         message = "MLflow does not answer, so nobody knows where its aliases point; start it"
         warnings.append(_warning("mlflow_silent", "warning", message))
     return warnings
 
 
-def _taint(context: StageContext, what: str, model_key: str) -> list[JSON]:
-    why = why_tainted(context, model_key)
+def _taint(what: str, model_key: str, why: str | None) -> list[JSON]:
     if why is None:
         return []
     message = (

@@ -7,6 +7,8 @@ Every move of an alias asks here first; ``sentinel`` asks for the moves that wen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from governance.errors import DataError, ReleaseBlockedError
 from governance.manifest import find_members
 from governance.suppression import read_tombstones
@@ -30,6 +32,22 @@ def why_tainted(context: StageContext, model_key: str) -> str | None:
     """Return why a model may not serve, None when it may."""
     erased = read_tombstones(context.workspace.tombstones)["record"]
     return _why(context, model_key, erased)
+
+
+def why_version_tainted(context: StageContext, params: Mapping[str, str]) -> str | None:
+    """Return why a version in MLflow may not serve, None when it may.
+
+    Args:
+        context: Dataset and workspace.
+        params: Params of the run behind it; empty where it is not one of ours.
+    """
+    model_key = params.get("model_key", "")
+    why = why_tainted(context, model_key)
+    if why is not None:
+        return why
+    if params.get("weights_digest") != load_record(context.workspace, model_key).weights_digest:
+        return "its weights are not those of the model's record, so nobody can tell whom they know"
+    return None
 
 
 def _why(context: StageContext, model_key: str, erased: set[str]) -> str | None:

@@ -113,7 +113,7 @@ def test_purge_deletes_the_bytes_and_can_be_repeated(store, name, tmp_path):
         client.create_experiment(name, artifact_location=(store / name).as_uri())
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(SECRET)
-    versions = []
+    versions, runs = [], []
     for model_key in ("ready-a", "ready-b"):
         run_id = tracker.record_run(
             key=f"model:{name}:{model_key}",
@@ -124,6 +124,7 @@ def test_purge_deletes_the_bytes_and_can_be_repeated(store, name, tmp_path):
             tags={},
             artifacts={},
         )
+        runs.append(run_id)
         versions.append(
             tracker.register_version(
                 name=name,
@@ -135,9 +136,9 @@ def test_purge_deletes_the_bytes_and_can_be_repeated(store, name, tmp_path):
             )
         )
     assert len(files_with_weights(store / name)) == 2
-    tracker.remove_weights(name, versions[0])
+    tracker.remove_weights(name, runs[0])
     assert len(files_with_weights(store / name)) == 1
-    tracker.remove_weights(name, versions[0])
+    tracker.remove_weights(name, runs[0])
     assert len(files_with_weights(store / name)) == 1
     with tracker._client() as client:
         old, new = (client.get_model_version(name, version) for version in versions)
@@ -145,11 +146,11 @@ def test_purge_deletes_the_bytes_and_can_be_repeated(store, name, tmp_path):
         assert old.tags["manifest_root"] == "sha256:1"  # lineage outlives the weights
         assert "weights" not in new.tags
         client.delete_model_version(name, versions[1])  # behind our back: its files stay
-    tracker.remove_weights(name, versions[1])
+    tracker.remove_weights(name, runs[1])
 
     assert files_with_weights(store / name) == []
-    tracker.remove_weights(name, versions[1])
-    tracker.remove_weights(name, "77")
+    tracker.remove_weights(name, runs[1])
+    tracker.remove_weights(name, "f" * 32)
 
 
 def test_a_version_repeats_its_params_as_tags(store, name, tmp_path):
@@ -197,4 +198,3 @@ def test_a_version_without_a_run_of_ours_has_no_params(store, name, tmp_path):
         client.create_model_version(name, source=tmp_path.as_uri())
 
     assert tracker.version_params(name, "1") == {}
-    tracker.remove_weights(name, "1")

@@ -15,7 +15,7 @@ from r2u_tasks.checkpoint import save_weights
 from r2u_tasks.model import build_model
 from r2u_tasks.models import load_record, update_record
 from r2u_tasks.stages.context import open_context
-from r2u_tasks.stages.mirror import catch_up, mirror, or_owe, owed
+from r2u_tasks.stages.mirror import catch_up, mirror, or_owe, owed, point_alias
 
 _spec = importlib.util.spec_from_file_location(
     "lineage_example", Path(__file__).parent.parent / "governance" / "lineage_example.py"
@@ -23,6 +23,7 @@ _spec = importlib.util.spec_from_file_location(
 example = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(example)
 
+RUN_A = "model:ready-a:sha256:ready-a"
 NOTHING = {"models": [], "removed": [], "batches": [], "alias": False, "owed": []}
 
 
@@ -85,6 +86,10 @@ def with_tracker(context, tracker):
     return tracker
 
 
+def run_of(context, key):
+    return f"model:{key}:{load_record(context.workspace, key).weights_digest}"
+
+
 def differences(context):
     graph = read_graph(context.workspace, now=example.START)
     return compare_lineage(context.tracker, context.registered_model, graph)
@@ -92,7 +97,13 @@ def differences(context):
 
 def test_the_mirror_catches_up_from_our_own_records(context):
     """Both models, the batch and the alias; versions in the order in which the models were made."""
-    assert len(owed(context)) == 4
+    assert owed(context) == [
+        "model ready-a",
+        "model replay-b1",
+        "removal of the weights of ready-a",  # nobody knows what a killed run registered
+        "batch b1",
+        "alias champion",
+    ]
     assert len(differences(context)) == 2  # both models served and have no version
     done = catch_up(context)
 
@@ -189,9 +200,9 @@ def test_a_server_that_lost_its_data_is_filled_again(context, monkeypatch, lost)
         with_tracker(context, MemoryTracker())
         done = catch_up(context)
     else:
-        context.tracker.runs["model:ready-a"]["params"] = {}
+        context.tracker.runs[RUN_A]["params"] = {}
         assert catch_up(context) == NOTHING
-        del context.tracker.runs["model:ready-a"]
+        del context.tracker.runs[RUN_A]
         done = mirror(dataset="", root_uri="", everything=True)
 
     assert done["models"] == (["ready-a", "replay-b1"] if lost == "all" else ["ready-a"])
@@ -214,7 +225,7 @@ def test_an_alias_that_somebody_moved_is_found_and_moved_back(context):
 def test_a_version_that_says_something_else_is_reported(context):
     """Each param that differs is named with what we expected."""
     catch_up(context)
-    context.tracker.runs["model:replay-b1"]["params"]["manifest_root"] = "sha256:forged"
+    context.tracker.runs[run_of(context, "replay-b1")]["params"]["manifest_root"] = "sha256:forged"
     found = differences(context)
 
     assert len(found) == 1
@@ -233,3 +244,66 @@ def test_weights_of_another_model_are_never_registered(context):
     assert done["owed"] == ["model replay-b1", "batch b1", "alias champion"]
     assert load_record(context.workspace, "replay-b1").model_version is None
     assert read_json(context.workspace.root / "mirror.json")["alias"] is None
+
+
+@pytest.mark.parametrize("key", ["model:replay-b1", None])
+def test_weights_of_a_run_that_was_killed_before_its_version_was_noted_are_removed(
+    context, monkeypatch, key
+):
+    """Made anew with other weights, the model gets a version of its own; the old one is emptied.
+
+    Also where an older release named the run by the model alone; what another workspace made stays.
+    """
+    catch_up(context)
+    name, record = context.registered_model, load_record(context.workspace, "replay-b1")
+    update_record(context.workspace, "replay-b1", model_version=None, mlflow_run_id=None)
+    old = run_of(context, "replay-b1")
+    if key is not None:  # as the older release left it
+        context.tracker.runs[key] = context.tracker.runs.pop(old)
+        context.tracker.versions[name][1]["run_id"] = key
+    foreign = {"model_key": "replay-b1", "weights_digest": "sha256:elsewhere"}
+    context.tracker.record_run(key="x", name="x", dataset="digits", params=foreign)
+    context.tracker.register_version(name=name, run_id="x", model_object=object(), tags={})
+    example.History(context.workspace.root).say(
+        "model_unlearned", {"model_key": "replay-b1", "weights_digest": record.weights_digest}
+    )
+    weights = context.workspace.model("replay-b1") / "weights.safetensors"
+    digest = save_weights(build_model(context.declaration, 5), weights)
+    update_record(context.workspace, "replay-b1", weights_digest=digest)
+    done = catch_up(context)
+
+    version = load_record(context.workspace, "replay-b1").model_version
+    assert version == "4"
+    assert context.tracker.version_params(name, version)["weights_digest"] == digest
+    assert done["removed"] == ["replay-b1"]
+    gone = [v["tags"].get("weights") for v in context.tracker.versions[name]]
+    assert gone == ["removed", "removed", None, None]
+    assert context.tracker.aliases(name) == {"champion": version}
+    assert catch_up(context) == NOTHING
+
+
+def test_weights_that_no_version_was_noted_for_are_removed_with_ours(context):
+    """The purge took the weights of a model that MLflow has and whose record has no version."""
+    catch_up(context)
+    update_record(context.workspace, "replay-b1", model_version=None, mlflow_run_id=None)
+    (context.workspace.model("replay-b1") / "weights.safetensors").unlink()
+    catch_up(context)
+
+    assert context.tracker.versions[context.registered_model][1]["tags"]["weights"] == "removed"
+    assert load_record(context.workspace, "replay-b1").model_version == "2"
+    assert owed(context) == []
+
+
+def test_an_alias_never_points_to_other_weights_than_the_record_has(context):
+    """The version that was noted holds other weights: the right ones are registered first."""
+    catch_up(context)
+    weights = context.workspace.model("replay-b1") / "weights.safetensors"
+    digest = save_weights(build_model(context.declaration, 5), weights)
+    record = update_record(context.workspace, "replay-b1", weights_digest=digest)
+    with pytest.raises(TrackingUnavailableError, match="expected version 2"):
+        point_alias(context, record)
+    catch_up(context)
+    params = context.tracker.version_params(context.registered_model, "3")
+
+    assert params["weights_digest"] == digest
+    assert context.tracker.aliases(context.registered_model) == {"champion": "3"}

@@ -155,6 +155,19 @@ def test_an_alias_that_was_moved_behind_our_back_is_found(context, tracker):
     assert any("'champion'" in text and "unknown origin" in text for text in found)
 
 
+def test_an_alias_to_other_weights_than_the_record_has_is_found(context, tracker):
+    """A clean record says nothing about a version that holds weights of another training."""
+    catch_up(context)
+    second = load_record(context.workspace, "second")
+    tracker.runs[second.mlflow_run_id]["params"]["weights_digest"] = "sha256:other"
+
+    found = [w["message"] for w in check(run_id="s", **place(context))["warnings"] if is_taint(w)]
+
+    assert len(found) == 1
+    assert "'champion'" in found[0]
+    assert "not those of the model's record" in found[0]
+
+
 def test_mlflow_is_only_told_through_the_guard(context, tracker):
     """The mirror refuses too; and in the code one function sets an alias, in the mirror."""
     catch_up(context)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import zipfile
 from pathlib import Path
 
 import mlflow
@@ -12,8 +13,9 @@ from r2u_tasks.checkpoint import save_weights
 from r2u_tasks.cli.main import main
 from r2u_tasks.model import build_model
 from r2u_tasks.models import load_record, read_champion, update_record
+from r2u_tasks.stages import mirror
 from r2u_tasks.stages.context import open_context
-from r2u_tasks.stages.mirror import catch_up
+from r2u_tasks.stages.mirror import catch_up, mirror_model
 from r2u_tasks.stages.sentinel import check
 
 pytestmark = pytest.mark.ml
@@ -23,6 +25,10 @@ _spec = importlib.util.spec_from_file_location(
 )
 example = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(example)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
 
 
 @pytest.fixture
@@ -82,3 +88,54 @@ def test_an_alias_that_was_moved_in_mlflow_is_found_and_no_rollback_follows_it(
     catch_up(context)
     assert serving() == second
     assert tainted() == []
+
+
+def holders(context, needle):
+    """Return the files of MLflow that hold these bytes, in archives too."""
+    found = []
+    for path in context.workspace.artifacts.rglob("*"):
+        if not path.is_file():
+            continue
+        parts = [path.read_bytes()]
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                parts += [archive.read(name) for name in archive.namelist()]
+        found += [path] if any(needle in part for part in parts) else []
+    return found
+
+
+def test_weights_of_a_killed_registration_leave_mlflow_and_the_right_ones_come(
+    context, monkeypatch
+):
+    """Killed between "version made" and "version noted", then trained again without the person."""
+
+    def kill(*_, **__):
+        raise Killed
+
+    network = build_model(context.declaration, 2)
+    example.History(context.workspace.root).model("third", ["r2"], serve=False)
+    weights = context.workspace.model("third") / "weights.safetensors"
+    write_json(weights.with_name("manifest.json"), {})
+    old = save_weights(network, weights)
+    record = update_record(context.workspace, "third", weights_digest=old)
+    context.ledger.append("model_trained", {"model_key": "third", "weights_digest": old})
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "update_record", kill)
+        with pytest.raises(Killed):
+            mirror_model(context, record, network)
+    needle = list(network.state_dict().values())[-2].numpy().tobytes()[:256]
+    assert holders(context, needle)
+    assert load_record(context.workspace, "third").model_version is None
+
+    again = build_model(context.declaration, 3)
+    new = save_weights(again, weights)
+    record = update_record(context.workspace, "third", weights_digest=new)
+    mirror_model(context, record, again)
+    made = load_record(context.workspace, "third")
+    params = context.tracker.version_params("digits", made.model_version)
+    assert params["weights_digest"] == new
+    assert catch_up(context)["removed"] == ["third"]  # as the purge does
+
+    assert holders(context, needle) == []
+    assert holders(context, list(again.state_dict().values())[-2].numpy().tobytes()[:256])
+    assert catch_up(context)["removed"] == []

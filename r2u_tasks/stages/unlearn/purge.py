@@ -80,7 +80,8 @@ def _purge(context: StageContext, batch_id: str) -> JSON:
         _remove_weights(context, key)
     for name in scope["unfinished"]:
         remove_folder(workspace.root / name)
-    or_owe(f"weights of {len(scope['models'])} models", lambda: catch_up(context))
+    asked = or_owe(f"weights of {len(scope['models'])} models", lambda: catch_up(context))
+    debts = [] if asked else ["removal of weights that no record has, if there are any"]
     aliases = _remove_aliases(context, scope["models"])
     parent = load_record(workspace, plan["model_key"])
     _, data = batch_data(context, batch_id, parent, lane=promotion["lane"])
@@ -99,7 +100,7 @@ def _purge(context: StageContext, batch_id: str) -> JSON:
         "batch_id": batch_id,
         "searched_values": len(needles.values),
         "found": traces,
-        "remains": list_remains(context, batch_id, told, owed(context)),
+        "remains": list_remains(context, batch_id, told, [*owed(context), *debts]),
     }
     write_json(workspace.batch(batch_id) / "remains.json", remains)
     return {
