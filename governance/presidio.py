@@ -19,7 +19,8 @@ import pyarrow as pa
 from governance.errors import DataError
 from governance.scanner.decision import conclude
 from governance.scanner.findings import ColumnCounts, ColumnFindings, Evidence, Profile
-from governance.scanner.scan import as_text, scan_with
+from governance.scanner.kinds import as_text
+from governance.scanner.scan import scan_with
 
 RECOGNIZERS: dict[str, tuple[str, str]] = {
     "email": ("EmailRecognizer", "EMAIL_ADDRESS"),

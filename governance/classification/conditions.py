@@ -74,6 +74,8 @@ def is_missing(column: pa.ChunkedArray) -> Mask:
     """Return where a column has no value: null, NaN, or only white space."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
     missing = pc.is_null(column, nan_is_null=True)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         blank = pc.equal(pc.utf8_trim_whitespace(column), "")
@@ -176,7 +178,7 @@ def _has_category(rows: pa.Table, rule: Rule, policy: Policy, _knowledge: Knowle
 
 def _detects(rows: pa.Table, rule: Rule, _policy: Policy, knowledge: Knowledge) -> Match:
     ids = {knowledge.record_id, knowledge.subject_id}
-    names = [rule.when.column] if rule.when.column else _text_columns(rows, besides=ids)
+    names = [rule.when.column] if rule.when.column else _columns_with_text(rows, besides=ids)
     holds, unknown = np.zeros(rows.num_rows, dtype=bool), np.zeros(rows.num_rows, dtype=bool)
     for name in names:
         looks = knowledge.looks.get(name, {})
@@ -187,12 +189,13 @@ def _detects(rows: pa.Table, rule: Rule, _policy: Policy, knowledge: Knowledge) 
     return Match(holds, unknown & ~holds)
 
 
-def _text_columns(rows: pa.Table, *, besides: set[str]) -> list[str]:
+def _columns_with_text(rows: pa.Table, *, besides: set[str]) -> list[str]:
+    """Return the columns that can hold text, whether the scanner can read it or not."""
     return [
         column.name
         for column in rows.schema
-        if (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
-        and column.name not in besides
+        if column.name not in besides
+        and (scanner.is_readable(column.type) or scanner.holds_unread_text(column.type))
     ]
 
 

@@ -40,8 +40,8 @@ class When(BaseModel):
 
     About a ``column``: ``equals``, ``in``: it has a value. ``greater_than``, ``less_than``: a
     number. ``age_days_gt``: a date lies further back. ``missing``: no value.
-    ``detects``: a cell of the column (of any text column without one) holds personal data of these
-    kinds.
+    ``detects``: a cell of the column holds personal data of these kinds; without a column, a cell
+    of any column but the ids.
     ``category_under``: a column annotated with a category at or under a key has a value.
     ``lawful_basis``, ``subject_type``, ``tenant``: the column of that role has a value.
     ``jurisdiction``: country codes, ``EU`` and ``EEA``.

@@ -16,6 +16,7 @@ cells, and none backtracks: the time is linear in the bytes (docs/adr/0020).
 from governance.scanner.decision import BY_LOOKS, conclude, judge_looks
 from governance.scanner.entities import ENTITIES, NAMES
 from governance.scanner.findings import ColumnCounts, ColumnFindings, Finding
+from governance.scanner.kinds import holds_unread_text, is_readable
 from governance.scanner.scan import (
     CellMatch,
     count_column,
@@ -40,6 +41,8 @@ __all__ = [
     "count_table",
     "detect",
     "detect_cells",
+    "holds_unread_text",
+    "is_readable",
     "judge_looks",
     "needs_looks",
     "scan_column",

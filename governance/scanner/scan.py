@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +17,9 @@ from governance.scanner.cells import CellLooks, look_at
 from governance.scanner.decision import BY_LOOKS, conclude, is_named, judge_looks, look_bound
 from governance.scanner.entities import ENTITIES, NAMES
 from governance.scanner.findings import ColumnCounts, ColumnFindings, Evidence, Profile
+from governance.scanner.kinds import Column, as_text, filled, holds_unread_text
 from governance.scanner.matches import CERTAIN, FAINT, PLAUSIBLE, Matches
 from governance.scanner.search import Searched, check_entities, searched, whole_cells
-
-Column: TypeAlias = pa.ChunkedArray | pa.Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,8 @@ class CellMatch:
 
     Attributes:
         holds: The cell holds it.
-        unknown: The cell looks like it, and what the column is cannot be told.
+        unknown: The cell looks like it, and what the column is cannot be told; or its type holds
+            text that cannot be read (a struct).
     """
 
     holds: np.ndarray
@@ -78,7 +77,8 @@ def detect_cells(
     nowhere = np.zeros(len(column), bool)
     text = as_text(column)
     if text is None:
-        return CellMatch(nowhere, nowhere)
+        unread = holds_unread_text(column.type)
+        return CellMatch(nowhere, filled(column) if unread else nowhere)
     holds = nowhere if ENTITIES[entity].find is None else _found(text, entity, name)
     verdict = looks.get(entity) if needs_looks(name, entity) else False
     if verdict is False:
@@ -185,41 +185,6 @@ def _joined_windows(one: ColumnCounts, other: ColumnCounts) -> ColumnCounts:
     }
     profile = replace(total.profile, n_filled=min(total.profile.n_filled, 1))
     return replace(total, profile=profile, evidence=evidence)
-
-
-def as_text(column: Column) -> Column | None:
-    """Return the column as text or binary; None where its type holds neither text nor numbers."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return as_text(column.cast(kind.value_type))
-    if pa.types.is_floating(kind):
-        # Numbers that went through a float, as they do where some are missing.
-        numbers = column.cast(pa.float64())
-        whole = pc.if_else(pc.equal(pc.floor(numbers), numbers), numbers, None)
-        small = pc.if_else(pc.less(pc.abs(whole), 2.0**53), whole, None)
-        return small.cast(pa.int64()).cast(pa.string())
-    if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
-        return pc.binary_join(column, "\n")
-    if pa.types.is_string_view(kind):
-        return column.cast(pa.string())
-    if pa.types.is_binary_view(kind):
-        return column.cast(pa.binary())
-    if _is_text(kind):
-        return column
-    printed = (pa.types.is_integer, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
-    if any(is_kind(kind) for is_kind in printed):
-        return column.cast(pa.string())
-    return None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    )
 
 
 def _by_dictionary(

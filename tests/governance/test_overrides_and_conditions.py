@@ -316,6 +316,59 @@ def test_a_column_that_is_no_name_counts_nowhere(declaration):
     assert ["low"] * 60 == levels(table, policy, declaration)
 
 
+CARD = "4111111111111111"
+STRUCT = pa.struct([("card", pa.string())])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([CARD, "none"]).dictionary_encode(),
+        pa.array([int(CARD), 12]),
+        pa.array([CARD, "none"], pa.string_view()),
+        pa.array([CARD.encode(), b"none"]),
+        pa.array([CARD.encode(), b"none"], pa.binary_view()),
+        pa.array([["x", CARD], ["none", None]]),
+        pa.array([["none"], [None, CARD], ["none", None], None]).slice(1, 2),
+        pa.array([["x", CARD], ["none"]], pa.large_list(pa.large_string())),
+        pa.array([["x", CARD], ["none", "x"]], pa.list_(pa.string(), 2)),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_detects_without_a_column_reads_every_type_with_text(declaration, column):
+    """A card number is found in whatever type it stands; the other cell has none."""
+    policy = policy_of({"when": {"detects": "card"}, "set": "high"})
+
+    assert ["high", "low"] == levels(table_of(note=column), policy, declaration)
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([{"card": "none"}, None], STRUCT), ["high", "low"]),
+        (pa.array([[["none"]], None]), ["high", "low"]),
+        (pa.array([[1.0, 2.0], None]), ["low", "low"]),
+        (pa.array([True, None]), ["low", "low"]),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_a_type_that_cannot_be_read_is_unknown(declaration, column, expected):
+    """Text in a struct may be anything: high where there is a value; numbers hold no text."""
+    when = {"detects": "card"}
+    lowered = policy_of({"when": when, "set": "low"}, base_probability=0.9)
+    table = table_of(note=column)
+
+    assert expected == levels(table, policy_of({"when": when, "set": "high"}), declaration)
+    assert ["high", "high"] == levels(table, lowered, declaration)
+
+
+def test_the_ids_are_not_looked_at(declaration):
+    """A record id that looks like a card number is an id."""
+    policy = policy_of({"when": {"detects": "card"}, "set": "high"})
+
+    assert ["low"] == levels(table_of(id=[CARD], person=[CARD]), policy, declaration)
+
+
 def halves(table):
     middle = table.num_rows // 2
     return [part for part in (table.slice(0, middle), table.slice(middle)) if part.num_rows]
