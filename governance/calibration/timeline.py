@@ -9,6 +9,7 @@ the oldest receipt that is not decided yet, as later days are not complete.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -88,9 +89,7 @@ def _remove(
     leaving += [(erased, name, count) for name, count in others.items() if count > 0]
     for day, name, count in leaving:
         if name in place:
-            begin = int(np.searchsorted(np.array(days, dtype="datetime64[D]"), np.datetime64(day)))
-            begin += begin < len(days) and days[begin] == day
-            gone[begin:, place[name]] += count
+            gone[bisect_right(days, day) :, place[name]] += count
 
 
 def _runs_by_day(runs: Sequence[RunRecord], until: datetime) -> dict[date, RunRecord]:

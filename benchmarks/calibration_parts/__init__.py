@@ -1,0 +1,1 @@
+"""Parts of the calibration study: streams of requests, and the page made from its results."""
