@@ -21,7 +21,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ import pyarrow as pa
 from benchmarks.common import in_fresh_process, is_small, peak_mib, plot, row, write_results
 from governance.commitments import ensure_salts, record_leaves
 from governance.digests import canonical_json
+from governance.hashing import in_order
 from governance.manifest import Members, members_root, write_members
 from governance.merkle import stream_root
 from governance.storage import append_table, read_table
@@ -68,22 +68,21 @@ def commit(folder: Path, *, pseudonyms: bool) -> dict[str, Any]:
     """Commit to the whole table, bucket by bucket, as a training run does."""
     started = time.perf_counter()
 
-    def parts() -> Iterator[Members]:
-        for bucket in range(BUCKETS):
-            rows = read_table(folder / "rows", bucket=bucket)
-            salts = read_table(folder / "salts", bucket=bucket)
-            ids = rows["record_id"]
-            keys = (
-                pseudonym_digests(b"k" * 32, "record", ids)
-                if pseudonyms
-                else np.zeros((len(ids), 32), np.uint8)
-            )
-            columns = [name for name in rows.column_names if name != "bucket"]
-            leaves = record_leaves(rows.select(columns), salts, record_id_column="record_id")
-            yield Members(keys, np.zeros(len(ids), np.int8), leaves)
+    def commit_bucket(bucket: int) -> Members:
+        rows = read_table(folder / "rows", bucket=bucket)
+        salts = read_table(folder / "salts", bucket=bucket)
+        ids = rows["record_id"]
+        keys = (
+            pseudonym_digests(b"k" * 32, "record", ids)
+            if pseudonyms
+            else np.zeros((len(ids), 32), np.uint8)
+        )
+        columns = [name for name in rows.column_names if name != "bucket"]
+        leaves = record_leaves(rows.select(columns), salts, record_id_column="record_id")
+        return Members(keys, np.zeros(len(ids), np.int8), leaves)
 
     path = folder / "members.parquet"
-    write_members(path, parts())
+    write_members(path, in_order(commit_bucket, range(BUCKETS)))
     root, n = members_root(path)
     seconds = time.perf_counter() - started
     return {"rows_per_s": n / seconds, "peak_mib": peak_mib(), "root": root, "n": n}

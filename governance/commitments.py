@@ -93,26 +93,31 @@ def _messages(table: pa.Table, salts: np.ndarray) -> pa.Array:
     """Return 0x00 || salt || row of each row as ``large_binary``; salts: uint8 (n, 32)."""
     n = table.num_rows
     names = sorted(table.column_names)
-    flags = np.zeros((n, len(names)), np.uint8)
-    fixed: list[np.ndarray] = []
+    first_word = 1 + SALT_BYTES + len(names)
+    head = np.empty((n, first_word + 8 * len(names)), np.uint8)
+    head[:, 0] = 0
+    head[:, 1 : 1 + SALT_BYTES] = salts
     variable: list[pa.Array] = []
     for position, name in enumerate(names):
         array = _one_chunk(table[name])
         if array.null_count:
-            flags[:, position] = array.is_null().to_numpy(zero_copy_only=False)
-        if _is_fixed(array.type):
-            fixed.append(_words(array))
+            head[:, 1 + SALT_BYTES + position] = array.is_null().to_numpy(zero_copy_only=False)
         else:
-            content = _bytes(array)
-            fixed.append(_as_words(_filled(pc.binary_length(content), 0, np.int64)))
-            variable.append(content)
-    prefix = np.zeros((n, 1), np.uint8)
-    head = binary_rows(np.concatenate([prefix, salts, flags, *fixed], axis=1))
+            head[:, 1 + SALT_BYTES + position] = 0
+        if _is_fixed(array.type):
+            numbers = _numbers(array)
+        else:
+            variable.append(_bytes(array))
+            numbers = _filled(pc.binary_length(variable[-1]), 0, np.int64)
+        # One store of 8 bytes per row, several times faster than 8 of one byte.
+        kind, offset = numbers.dtype.newbyteorder("<"), first_word + 8 * position
+        np.ndarray(n, kind, head, offset, head.strides[:1])[:] = numbers
+    rows = binary_rows(head)
     if not variable:
-        return head
+        return rows
     kind = pa.large_binary()
     return pc.binary_join_element_wise(
-        head, *variable, pa.scalar(b"", kind), null_handling="replace", null_replacement=b""
+        rows, *variable, pa.scalar(b"", kind), null_handling="replace", null_replacement=b""
     )
 
 
@@ -160,19 +165,19 @@ def _is_list(type_: pa.DataType) -> bool:
     )
 
 
-def _words(array: pa.Array) -> np.ndarray:
-    """Return fixed-width values as 8 bytes each, little endian: uint8 of shape (n, 8)."""
+def _numbers(array: pa.Array) -> np.ndarray:
+    """Return fixed-width values as numbers of 8 bytes."""
     type_ = array.type
     if pa.types.is_floating(type_):
         numbers = _filled(array, 0.0, np.float64)
         # One NaN, whatever its bits were; 0.0 + x turns -0.0 into 0.0: equal numbers, equal bytes.
-        return _as_words(np.where(np.isnan(numbers), np.nan, numbers + 0.0))
+        return np.where(np.isnan(numbers), np.nan, numbers + 0.0)
     if pa.types.is_date32(type_):
         array = array.cast(pa.int32())
     elif pa.types.is_date(type_) or pa.types.is_timestamp(type_):
         array = array.cast(pa.int64())
     kind = np.uint64 if pa.types.is_unsigned_integer(array.type) else np.int64
-    return _as_words(_filled(array, False if pa.types.is_boolean(array.type) else 0, kind))
+    return _filled(array, False if pa.types.is_boolean(array.type) else 0, kind)
 
 
 def _bytes(array: pa.Array) -> pa.Array:
@@ -187,7 +192,7 @@ def _bytes(array: pa.Array) -> pa.Array:
     if _is_list(array.type) and _is_fixed(array.type.value_type):
         items = array.flatten()
         nulls = items.is_null().to_numpy(zero_copy_only=False).astype(np.uint8)
-        content = np.concatenate([nulls[:, None], _words(items)], axis=1)
+        content = np.concatenate([nulls[:, None], _as_words(_numbers(items))], axis=1)
         sizes = _filled(pc.list_value_length(array), 0, np.int64) * content.shape[1]
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
@@ -208,6 +213,7 @@ def _filled(array: pa.Array, value: object, kind: Any) -> np.ndarray:
 
 
 def _as_words(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers of 8 bytes as little-endian bytes: uint8 of shape (n, 8)."""
     little = np.ascontiguousarray(numbers.astype(numbers.dtype.newbyteorder("<"), copy=False))
     return little.view(np.uint8).reshape(len(numbers), 8)
 

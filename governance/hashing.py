@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 from binascii import hexlify, unhexlify
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -20,6 +23,9 @@ import pyarrow.compute as pc
 DIGEST_BYTES = 32
 _SLICE = 1 << 13
 _HMAC_BLOCK = 64
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def sha256_array(messages: pa.Array) -> np.ndarray:
@@ -34,12 +40,13 @@ def sha256_array(messages: pa.Array) -> np.ndarray:
     return in_slices(len(messages), lambda start, size: _hashed(messages.slice(start, size)))
 
 
-def hmac_array(key: bytes, messages: pa.Array) -> np.ndarray:
+def hmac_array(key: bytes, messages: pa.Array, *, prefix: bytes = b"") -> np.ndarray:
     """Return the HMAC-SHA256 (RFC 2104) of each message under a key of at most 64 bytes.
 
     Args:
         key: Secret key.
         messages: As in ``sha256_array``.
+        prefix: Stands before every message.
 
     Returns:
         uint8 of shape (n, 32).
@@ -51,11 +58,13 @@ def hmac_array(key: bytes, messages: pa.Array) -> np.ndarray:
         message = f"HMAC: expected a key of at most {_HMAC_BLOCK} bytes, got {len(key)}"
         raise ValueError(message)
     padded = np.frombuffer(key.ljust(_HMAC_BLOCK, b"\x00"), np.uint8)
-    inner, outer = (padded ^ 0x36).tobytes(), (padded ^ 0x5C).tobytes()
+    inner = (padded ^ 0x36).tobytes() + prefix
 
     def keyed(start: int, size: int) -> np.ndarray:
-        first = _hashed(_prefixed(inner, messages.slice(start, size)))
-        return _hashed(_prefixed(outer, binary_rows(first)))
+        second = np.empty((size, _HMAC_BLOCK + DIGEST_BYTES), np.uint8)
+        second[:, :_HMAC_BLOCK] = padded ^ 0x5C
+        second[:, _HMAC_BLOCK:] = _hashed(_prefixed(inner, messages.slice(start, size)))
+        return _hashed(binary_rows(second))
 
     return in_slices(len(messages), keyed)
 
@@ -77,6 +86,21 @@ def in_slices(n: int, work: Callable[[int, int], np.ndarray]) -> np.ndarray:
         return work(0, n)
     sizes = [min(_SLICE, n - start) for start in starts]
     return np.concatenate(list(_pool().map(work, starts, sizes)))
+
+
+def in_order(work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """Yield ``work(item)`` of each item in turn, while the next ones are worked on already.
+
+    At most one more than there are cores are under way or wait to be taken, so memory is bounded.
+    """
+    cores = os.cpu_count() or 1
+    rest = iter(items)
+    with ThreadPoolExecutor(cores, thread_name_prefix="in-order") as pool:
+        under_way = deque(pool.submit(work, item) for item in islice(rest, cores + 1))
+        while under_way:
+            made = under_way.popleft().result()
+            under_way.extend(pool.submit(work, item) for item in islice(rest, 1))
+            yield made
 
 
 def binary_rows(matrix: np.ndarray) -> pa.Array:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from governance.digests import digest_json
 from governance.errors import DataError
-from governance.hashing import binary_rows, digest_matrix, hex_array
+from governance.hashing import binary_rows, digest_matrix, hex_array, in_order
 from governance.merkle import stream_root
 from governance.storage import query
 from governance.workspace import Workspace
@@ -115,7 +115,7 @@ def write_members(path: Path, parts: Iterable[Members]) -> None:
         writer = stack.enter_context(
             pq.ParquetWriter(temporary, _MEMBERS, compression="none", use_dictionary=False)
         )
-        for rows in _grouped(_sorted_rows(spool) for spool in spools):
+        for rows in _grouped(in_order(_sorted_rows, spools)):
             keys = binary_rows(rows["key"]).cast(pa.binary())
             leaves = binary_rows(rows["leaf"]).cast(pa.binary())
             segments = pa.array(np.ascontiguousarray(rows["segment"]), pa.int8())

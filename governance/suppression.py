@@ -66,13 +66,9 @@ def pseudonym(key: bytes, kind: str, value: str) -> str:
 
 def pseudonym_digests(key: bytes, kind: str, values: pa.ChunkedArray) -> np.ndarray:
     """Return the pseudonym of each identifier as uint8 of shape (n, 32), in order."""
-    texts = pc.binary_join_element_wise(
-        pa.scalar(f"{kind}\x00", pa.large_string()),
-        # A missing id has a digest of its own, so that the others keep their places.
-        pc.fill_null(values.cast(pa.large_string()), "").combine_chunks(),
-        pa.scalar("", pa.large_string()),
-    )
-    return hmac_array(key, texts.cast(pa.large_binary()))
+    # A missing id has a digest of its own, so that the others keep their places.
+    texts = pc.fill_null(values.cast(pa.large_string()), "").combine_chunks()
+    return hmac_array(key, texts.cast(pa.large_binary()), prefix=f"{kind}\x00".encode())
 
 
 def pseudonym_array(key: bytes, kind: str, values: pa.ChunkedArray) -> pa.Array:

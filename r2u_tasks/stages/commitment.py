@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from governance.commitments import ensure_salts, record_leaves, row_format
 from governance.digests import digest_file, read_json, write_json
 from governance.errors import DataError
+from governance.hashing import in_order
 from governance.manifest import (
     Drift,
     Members,
@@ -144,35 +145,51 @@ def _members(
     context: StageContext, table: pa.Table, seen: pa.Array, segment: np.ndarray
 ) -> Iterator[Members]:
     """Yield the commitments of the training rows, part by part."""
-    columns = context.declaration.columns
-    for buckets, part in _parts(table):
-        places = pc.index_in(part[columns.record_id].cast(seen.type), value_set=seen)
-        rows, places = part.filter(pc.is_valid(places)), places.drop_null()
-        if rows.num_rows:
-            yield _committed(context, rows, buckets, segment[places.to_numpy()])
+    record_id = context.declaration.columns.record_id
+
+    def parts() -> Iterator[_Part]:
+        for buckets, part in _parts(table):
+            places = pc.index_in(part[record_id].cast(seen.type), value_set=seen)
+            rows, places = part.filter(pc.is_valid(places)), places.drop_null()
+            if rows.num_rows:
+                yield rows, buckets, segment[places.to_numpy()]
+
+    return _committed(context, parts())
 
 
 def _current(context: StageContext, table: pa.Table) -> Iterator[Members]:
     """Yield the commitments of every row that has a salt, as it is now; segments are not known."""
-    columns = context.declaration.columns
-    for buckets, part in _parts(table):
-        known = _salts(context, buckets)["record_id"].combine_chunks()
-        rows = part.filter(pc.is_in(part[columns.record_id].cast(known.type), value_set=known))
-        if rows.num_rows:
-            yield _committed(context, rows, buckets, np.zeros(rows.num_rows, np.int8))
+    record_id = context.declaration.columns.record_id
+
+    def parts() -> Iterator[_Part]:
+        for buckets, part in _parts(table):
+            known = _salts(context, buckets)["record_id"].combine_chunks()
+            rows = part.filter(pc.is_in(part[record_id].cast(known.type), value_set=known))
+            if rows.num_rows:
+                yield rows, buckets, np.zeros(rows.num_rows, np.int8)
+
+    return _committed(context, parts())
 
 
-def _committed(
-    context: StageContext, rows: pa.Table, buckets: list[int], segments: np.ndarray
-) -> Members:
-    columns = context.declaration.columns
-    leaves = record_leaves(
-        rows.select([*columns.all_names]),
-        _salts(context, buckets),
-        record_id_column=columns.record_id,
-    )
-    keys = pseudonym_digests(context.pseudonym_key, "record", rows[columns.record_id])
-    return Members(keys, segments.astype(np.int8), leaves)
+_Part = tuple[pa.Table, list[int], np.ndarray]
+"""Rows of some buckets, these buckets, and the segment of each row."""
+
+
+def _committed(context: StageContext, parts: Iterator[_Part]) -> Iterator[Members]:
+    """Yield the commitments of each part; the next parts are worked on meanwhile."""
+    columns, key = context.declaration.columns, context.pseudonym_key
+
+    def commit(part: _Part) -> Members:
+        rows, buckets, segments = part
+        leaves = record_leaves(
+            rows.select([*columns.all_names]),
+            _salts(context, buckets),
+            record_id_column=columns.record_id,
+        )
+        keys = pseudonym_digests(key, "record", rows[columns.record_id])
+        return Members(keys, segments.astype(np.int8), leaves)
+
+    return in_order(commit, parts)
 
 
 def _parts(table: pa.Table) -> Iterator[tuple[list[int], pa.Table]]:

@@ -2,7 +2,9 @@
 
 import hashlib
 import hmac
+import os
 import secrets
+import time
 from datetime import date, datetime
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from governance.commitments import ensure_salts, record_leaves, row_format
 from governance.errors import DataError
-from governance.hashing import binary_rows, hmac_array, sha256_array
+from governance.hashing import binary_rows, hmac_array, in_order, sha256_array
 from governance.manifest import (
     Members,
     count_drift,
@@ -217,6 +219,28 @@ def test_column_hashes_are_those_of_the_standard_library(messages, many, key):
     assert [row.tobytes() for row in hmac_array(key, array)] == [
         hmac.digest(key, message, "sha256") for message in messages
     ]
+    assert [row.tobytes() for row in hmac_array(key, array, prefix=b"kind\x00")] == [
+        hmac.digest(key, b"kind\x00" + message, "sha256") for message in messages
+    ]
+
+
+def test_work_in_order_keeps_the_order_holds_few_results_and_passes_errors_on():
+    """Slow items do not change the order; one more than there are cores waits at most."""
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        time.sleep(0.01 if item % 3 == 0 else 0)
+        if item == 40:
+            raise ValueError(item)
+        return item
+
+    results = in_order(work, range(100))
+    for n_taken in range(40):
+        assert next(results) == n_taken
+        assert len(begun) <= n_taken + 1 + (os.cpu_count() or 1) + 1
+    with pytest.raises(ValueError, match="40"):
+        next(results)
 
 
 def test_pseudonyms_of_a_column_are_those_of_its_values():
