@@ -32,11 +32,45 @@ os.environ.update(
 
 import pytest  # noqa: E402 - the settings above come first
 
+_PEOPLE = """
+name: people
+task: tabular
+source: {path: people.csv, format: csv}
+columns:
+  record_id: id
+  subject_id: person
+  label: {name: churned, classes: [0, 1]}
+  features: [{name: age, kind: numeric}]
+  governance: []
+deletion: {deletion_class: customers}
+policy: policy.yaml
+model: {factory: "my_net:build"}
+"""
+
 
 @pytest.fixture(scope="session")
 def repository():
     """Root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def declare_people():
+    """Write the declaration of a table of people into a folder, and return its path.
+
+    ``changes`` has the text that differs, by what stands there otherwise; ``more`` is appended.
+    """
+
+    def declare(folder, governance="", *, changes=None, more=""):
+        text = _PEOPLE.replace("governance: []", f"governance: [{governance}]")
+        for former, new in (changes or {}).items():
+            assert former in text
+            text = text.replace(former, new)
+        path = folder / "people.yaml"
+        path.write_text(text + more)
+        return path
+
+    return declare
 
 
 @pytest.fixture(scope="session")

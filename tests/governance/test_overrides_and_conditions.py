@@ -37,20 +37,6 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAY = date(2026, 6, 1)
 LAWS = settings(max_examples=25, deadline=None, database=None)
 
-DECLARATION = """
-name: people
-task: tabular
-source: {path: people.csv, format: csv}
-columns:
-  record_id: id
-  subject_id: person
-  label: {name: churned, classes: [0, 1]}
-  features: [{name: age, kind: numeric}]
-  governance: [basis, country, since, kind, tenant]
-deletion: {deletion_class: customers}
-policy: policy.yaml
-model: {factory: "my_net:build"}
-"""
 
 ROLES = {
     "lawful_basis": "basis",
@@ -62,10 +48,10 @@ ROLES = {
 
 
 @pytest.fixture(scope="module")
-def declaration(tmp_path_factory):
-    path = tmp_path_factory.mktemp("d") / "people.yaml"
-    path.write_text(DECLARATION)
-    return load_declaration(path)
+def declaration(tmp_path_factory, declare_people):
+    return load_declaration(
+        declare_people(tmp_path_factory.mktemp("d"), "basis, country, since, kind, tenant")
+    )
 
 
 def policy_of(*rules, **more):

@@ -20,21 +20,6 @@ from governance.scanner import detect
 from governance.suites import input_suite
 from governance.suppression import pseudonym, pseudonym_array
 
-DECLARATION = """
-name: people
-task: tabular
-source: {path: people.csv, format: csv}
-columns:
-  record_id: id
-  subject_id: person
-  label: {name: churned, classes: [0, 1]}
-  features: [{name: age, kind: numeric}]
-  governance: [basis, country, email]
-deletion: {deletion_class: customers}
-policy: policy.yaml
-model: {factory: "my_net:build"}
-"""
-
 RULES = [
     {"id": "minor", "when": {"column": "age", "less_than": 16}, "set": "high"},
     {"id": "contract", "when": {"column": "basis", "equals": "contract"}, "set": "low"},
@@ -58,10 +43,8 @@ def make_policy(rules=None, **changes):
 
 
 @pytest.fixture(scope="module")
-def declaration(tmp_path_factory):
-    path = tmp_path_factory.mktemp("d") / "people.yaml"
-    path.write_text(DECLARATION)
-    return load_declaration(path)
+def declaration(tmp_path_factory, declare_people):
+    return load_declaration(declare_people(tmp_path_factory.mktemp("d"), "basis, country, email"))
 
 
 ROWS = st.lists(
@@ -219,23 +202,19 @@ def test_a_policy_for_columns_that_are_not_declared_is_refused(tmp_path, declara
         load_policy(path, declaration)
 
 
-def test_all_mistakes_of_a_declaration_are_in_one_error(tmp_path):
+def test_all_mistakes_of_a_declaration_are_in_one_error(tmp_path, declare_people):
     """Unknown keys and wrong values together."""
-    path = tmp_path / "people.yaml"
-    path.write_text(
-        DECLARATION.replace("task: tabular", "task: magic").replace('"my_net:build"', "my_net")
-        + "extra: 1\n"
-    )
+    wrong = {"task: tabular": "task: magic", '"my_net:build"': "my_net"}
+    path = declare_people(tmp_path, changes=wrong, more="extra: 1\n")
     with pytest.raises(DeclarationError) as caught:
         load_declaration(path)
 
     assert len(caught.value.problems) == 3
 
 
-def test_a_declaration_without_an_erasure_class_is_refused(tmp_path):
+def test_a_declaration_without_an_erasure_class_is_refused(tmp_path, declare_people):
     """Who does not say how data is erased may not train on it."""
-    path = tmp_path / "people.yaml"
-    path.write_text(DECLARATION.replace("deletion: {deletion_class: customers}\n", ""))
+    path = declare_people(tmp_path, changes={"deletion: {deletion_class: customers}\n": ""})
     with pytest.raises(DeclarationError, match="deletion"):
         load_declaration(path)
 

@@ -15,20 +15,6 @@ from governance.suppression import add_tombstones, pseudonym, read_tombstones, s
 from governance.workspace import Workspace
 
 KEY = bytes(range(32))
-DECLARATION = """
-name: people
-task: tabular
-source: {path: people.csv, format: csv}
-columns:
-  record_id: id
-  subject_id: person
-  label: {name: churned, classes: [0, 1]}
-  features: [{name: age, kind: numeric}]
-  governance: [note]
-deletion: {deletion_class: customers}
-policy: policy.yaml
-model: {factory: "my_net:build"}
-"""
 
 
 def source(n=12):
@@ -96,7 +82,9 @@ def test_who_asked_for_everything_does_not_return_under_another_record_id(tombst
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "delta"])
-def test_a_source_that_is_ours_is_rewritten_without_them(tmp_path, tombstones, kind):
+def test_a_source_that_is_ours_is_rewritten_without_them(
+    tmp_path, declare_people, tombstones, kind
+):
     """Every format: the erased rows are gone, the others are as they were, twice is once."""
     path = tmp_path / f"people.{kind}"
     if kind == "csv":
@@ -105,9 +93,8 @@ def test_a_source_that_is_ours_is_rewritten_without_them(tmp_path, tombstones, k
         pa.parquet.write_table(source(), path)
     else:
         append_table(path, source(), transaction="t")
-    text = DECLARATION.replace("people.csv, format: csv", f"people.{kind}, format: {kind}")
-    (tmp_path / "people.yaml").write_text(text)
-    declaration = load_declaration(tmp_path / "people.yaml")
+    source_of_kind = {"people.csv, format: csv": f"people.{kind}, format: {kind}"}
+    declaration = load_declaration(declare_people(tmp_path, "note", changes=source_of_kind))
     before = read_source(declaration)
     expected = kept(before, tombstones)
 
@@ -124,17 +111,14 @@ def test_a_source_that_is_ours_is_rewritten_without_them(tmp_path, tombstones, k
         assert read_table(path).num_rows == 7
 
 
-def test_only_a_source_of_ours_is_touched(tmp_path):
+def test_only_a_source_of_ours_is_touched(tmp_path, declare_people):
     """In the workspace, or declared so; the user's own file elsewhere is not."""
-    (tmp_path / "people.yaml").write_text(DECLARATION)
-    declaration = load_declaration(tmp_path / "people.yaml")
+    declaration = load_declaration(declare_people(tmp_path))
 
     assert not is_ours(declaration, Workspace(tmp_path / "elsewhere"))
     assert is_ours(declaration, Workspace(tmp_path.resolve()))
-    (tmp_path / "people.yaml").write_text(
-        DECLARATION.replace("format: csv", "format: csv, erase: true")
-    )
-    assert is_ours(load_declaration(tmp_path / "people.yaml"), Workspace(tmp_path / "elsewhere"))
+    ours = declare_people(tmp_path, changes={"format: csv": "format: csv, erase: true"})
+    assert is_ours(load_declaration(ours), Workspace(tmp_path / "elsewhere"))
 
 
 def test_missing_ids_keep_the_others_in_their_places():

@@ -4,20 +4,6 @@ import json
 
 import pytest
 
-DECLARATION = """
-name: people
-task: tabular
-source: {path: people.csv, format: csv}
-columns:
-  record_id: id
-  subject_id: person
-  label: {name: churned, classes: [0, 1]}
-  features: [{name: age, kind: numeric}]
-  governance: [tenant, email]
-deletion: {deletion_class: customers}
-policy: policy.yaml
-model: {factory: "my_net:build"}
-"""
 ROLES = ("viewer", "user", "op", "admin")
 
 
@@ -33,11 +19,11 @@ def airflow_app(airflow_database):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, declare_people):
     """An empty workspace that Airflow's connection points to."""
-    (tmp_path / "people.yaml").write_text(DECLARATION)
+    path = declare_people(tmp_path, "tenant, email")
     (tmp_path / "people.csv").write_text("id,person,churned,age,tenant,email\n")
-    place = {"dataset": str(tmp_path / "people.yaml"), "root_uri": str(tmp_path / "root")}
+    place = {"dataset": str(path), "root_uri": str(tmp_path / "root")}
     connection = json.dumps({"conn_type": "generic", "extra": place})
     monkeypatch.setenv("AIRFLOW_CONN_R2U_WORKSPACE", connection)
     return place

@@ -14,19 +14,7 @@ from r2u_tasks.stages.drop import answer_items, screen_persons
 from r2u_tasks.stages.intake import intake_requests
 from r2u_tasks.stages.requests import list_requests
 
-DECLARATION = """
-name: people
-task: tabular
-source: {path: people.csv, format: csv}
-columns:
-  record_id: id
-  subject_id: person
-  label: {name: churned, classes: [0, 1]}
-  features: [{name: age, kind: numeric}]
-  governance: [mail]
-deletion: {deletion_class: customers}
-policy: policy.yaml
-model: {factory: "my_net:build"}
+DROP = """\
 drop:
   broker_id: "4821"
   lists:
@@ -59,11 +47,11 @@ ITEMS = {
 
 
 @pytest.fixture
-def place(tmp_path):
-    (tmp_path / "people.yaml").write_text(DECLARATION)
+def place(tmp_path, declare_people):
+    path = declare_people(tmp_path, "mail", more=DROP)
     (tmp_path / "people.csv").write_text(PEOPLE)
     (tmp_path / "root" / "inbox").mkdir(parents=True)
-    return {"dataset": str(tmp_path / "people.yaml"), "root_uri": str(tmp_path / "root")}
+    return {"dataset": str(path), "root_uri": str(tmp_path / "root")}
 
 
 def download(tmp_path, name, files):

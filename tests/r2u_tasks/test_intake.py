@@ -17,28 +17,14 @@ from r2u_tasks.stages.intake import intake_requests
 from r2u_tasks.stages.receipts import show_file
 from r2u_tasks.stages.requests import list_requests, submit_request
 
-DECLARATION = """
-name: people
-task: tabular
-source: {path: people.csv, format: csv}
-columns:
-  record_id: id
-  subject_id: person
-  label: {name: churned, classes: [0, 1]}
-  features: [{name: age, kind: numeric}]
-  governance: [tenant, email]
-deletion: {deletion_class: customers}
-policy: policy.yaml
-model: {factory: "my_net:build"}
-"""
 HEADER = "request_id,subject_id,record_ids,select,verified,received_at,hold_ground,regime\n"
 
 
 @pytest.fixture
-def place(tmp_path):
-    (tmp_path / "people.yaml").write_text(DECLARATION)
+def place(tmp_path, declare_people):
+    path = declare_people(tmp_path, "tenant, email")
     (tmp_path / "root" / "inbox").mkdir(parents=True)
-    return {"dataset": str(tmp_path / "people.yaml"), "root_uri": str(tmp_path / "root")}
+    return {"dataset": str(path), "root_uri": str(tmp_path / "root")}
 
 
 @pytest.fixture

@@ -7,29 +7,15 @@ from typer.testing import CliRunner
 
 from r2u_tasks.cli.main import app
 
-DECLARATION = """
-name: people
-task: tabular
-source: {path: people.csv, format: csv}
-columns:
-  record_id: id
-  subject_id: person
-  label: {name: churned, classes: [0, 1]}
-  features: [{name: age, kind: numeric}]
-  governance: [tenant]
-deletion: {deletion_class: customers}
-policy: policy.yaml
-model: {factory: "my_net:build"}
-"""
 COMMANDS = ("add", "list", "show", "verify", "hold", "release", "exempt", "cancel", "reject")
 COMMANDS += ("extend", "answer", "plan")
 
 
 @pytest.fixture
-def r2u(tmp_path):
+def r2u(tmp_path, declare_people):
     """Run a command in an empty workspace and return its JSON."""
-    (tmp_path / "people.yaml").write_text(DECLARATION)
-    place = ["-d", str(tmp_path / "people.yaml"), "--root", str(tmp_path / "root")]
+    path = declare_people(tmp_path, "tenant")
+    place = ["-d", str(path), "--root", str(tmp_path / "root")]
 
     def run(*words, expected=0):
         result = CliRunner().invoke(app, [*words, *place, "--json"])
