@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from governance.errors import DataError, DigestMismatchError, StoreBusyError
+from governance.errors import DataError, DigestMismatchError, R2UError, StoreBusyError
 
 if TYPE_CHECKING:  # at run time it would load pandas into every reader of the queue
     import pyarrow.dataset as pa_dataset
@@ -306,12 +306,27 @@ def publish_batches(
         path: Folder of the table.
         schema: Of every batch.
         batches: Called when nobody else can write any more, until the commit. The batches
-            themselves are made inside of the writer and must not touch a Delta table.
+            themselves are made inside of the writer and must not touch a Delta table. An error of
+            ours that they raise is raised here, and nothing is committed.
         transaction: Name of the write.
     """
+    refused: list[R2UError] = []
+
+    def watched(stream: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from stream
+        except R2UError as error:
+            refused.append(error)
+            raise
+
     with _exclusive(path):
-        reader = pa.RecordBatchReader.from_batches(schema, batches())
-        return _write(path, reader, mode="overwrite", transaction=transaction)
+        reader = pa.RecordBatchReader.from_batches(schema, watched(batches()))
+        try:
+            return _write(path, reader, mode="overwrite", transaction=transaction)
+        except DataError:
+            if refused:  # the writer knows only that its stream broke
+                raise refused[0] from None
+            raise
 
 
 @contextmanager

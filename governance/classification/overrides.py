@@ -2,6 +2,7 @@
 
 Overrides live in a place of their own, ``overrides/``, that no rerun of a classification writes to.
 Each line of ``overrides.jsonl`` is one decision or one withdrawal; lines are only ever added.
+A classification takes a copy of them, so that what is said while it runs waits for the next one.
 Subjects and records are pseudonyms, kept in a file beside it; a stratum is a set of column values;
 a review answer names the risk group that the person saw, under the policy that they saw.
 
@@ -29,7 +30,7 @@ import pyarrow.parquet as pq
 
 from governance.classification.conditions import Knowledge
 from governance.classification.decisions import HIGH, LOW, OVERRIDE
-from governance.digests import digest_json
+from governance.digests import digest_json, write_atomic
 from governance.errors import DataError, RequestError
 from governance.suppression import pseudonym_digests
 
@@ -222,7 +223,7 @@ def add_override(
         n_keys=n_keys,
     )
     with _locked(folder):
-        known, withdrawn = _read(folder)
+        known, withdrawn = _read(folder / _NAME)
         if override.override_id in known and override.override_id not in withdrawn:
             return known[override.override_id]
         if keys is not None:
@@ -240,7 +241,7 @@ def withdraw_override(folder: Path, override_id: str, *, who: str, why: str, at:
         RequestError: There is no such override in force.
     """
     with _locked(folder):
-        known, withdrawn = _read(folder)
+        known, withdrawn = _read(folder / _NAME)
         if override_id not in known or override_id in withdrawn:
             message = f"override {override_id}: expected one that is in force, got none"
             raise RequestError(message)
@@ -248,9 +249,31 @@ def withdraw_override(folder: Path, override_id: str, *, who: str, why: str, at:
         _append(folder, {**line, "at": at.isoformat()})
 
 
-def load_overrides(folder: Path, *, now: datetime, policy_digest: str) -> Overrides:
-    """Return what is in force, what has expired, and answers under another policy."""
-    known, withdrawn = _read(folder)
+def copy_overrides(folder: Path, copy: Path) -> None:
+    """Keep the decisions and withdrawals until now; the pseudonyms stay where they are."""
+    with _locked(folder):
+        path = folder / _NAME
+        write_atomic(copy, path.read_bytes() if path.exists() else b"", mode=0o600)
+
+
+def load_overrides(
+    folder: Path, *, now: datetime, policy_digest: str, copy: Path | None = None
+) -> Overrides:
+    """Return what is in force, what has expired, and answers under another policy.
+
+    Args:
+        folder: Folder of the overrides.
+        now: Moment by which they have expired or not.
+        policy_digest: Policy under which an answer to a review holds.
+        copy: From ``copy_overrides``: what was said later does not count.
+
+    Raises:
+        DataError: The copy is gone.
+    """
+    if copy is not None and not copy.exists():
+        message = "overrides: expected the copy of a run, got none; start a new run"
+        raise DataError(message)
+    known, withdrawn = _read(folder / _NAME if copy is None else copy)
     mine = [override for name, override in sorted(known.items()) if name not in withdrawn]
     lasting = [override for override in mine if override.expires_at > now]
     other = [o for o in lasting if o.kind == "review" and o.policy_digest != policy_digest]
@@ -367,8 +390,7 @@ def _append(folder: Path, line: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _read(folder: Path) -> tuple[dict[str, Override], set[str]]:
-    path = folder / _NAME
+def _read(path: Path) -> tuple[dict[str, Override], set[str]]:
     known: dict[str, Override] = {}
     withdrawn: set[str] = set()
     if not path.exists():

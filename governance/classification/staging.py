@@ -3,6 +3,9 @@
 Rows are personal data: the folder has mode 700 and is deleted when the run ends; a run that was
 killed goes on with what is there, and the next run removes what a day-old one left. Decisions of a
 bucket have the order of its rows, so that no join is needed.
+
+A purge may delete the folder while a run goes on. What was staged is therefore noted by bucket, and
+rows or decisions that are not all there any more are an error, never fewer rows.
 """
 
 from __future__ import annotations
@@ -31,10 +34,12 @@ from governance.classification import (
 )
 from governance.classification.runs import read_group
 from governance.digests import read_json, write_atomic, write_json
+from governance.errors import DataError
 from governance.storage import BUCKET, query
 
 _LEFT_OVER_S = 86_400
 _COMPRESSION = "lz4"
+_COUNTS = "rows-by-bucket"
 
 
 class Staging:
@@ -44,6 +49,11 @@ class Staging:
         """Name the folder; it is made by the first write."""
         self.folder = folder
 
+    @property
+    def overrides(self) -> Path:
+        """Where the copy of what persons had said when the rows were staged lies."""
+        return self.folder / "overrides.jsonl"
+
     def write_rows(self, parts: Iterable[pa.Table]) -> int:
         """Distribute rows over the files of their buckets and return their number.
 
@@ -51,11 +61,11 @@ class Staging:
             parts: Tables with ``bucket``; each is written before the next is asked for.
         """
         folder = self._fresh("rows")
+        (self.folder / f"{_COUNTS}.json").unlink(missing_ok=True)
         writers: dict[int, pq.ParquetWriter] = {}
-        n_rows = 0
+        counts: Counter[int] = Counter()
         try:
             for part in parts:
-                n_rows += part.num_rows
                 for bucket, rows in _by_bucket(part):
                     if bucket not in writers:
                         path = folder / f"{bucket}.parquet"
@@ -63,10 +73,12 @@ class Staging:
                             path, rows.schema, compression=_COMPRESSION
                         )
                     writers[bucket].write_table(rows)
+                    counts[bucket] += rows.num_rows
         finally:
             for writer in writers.values():
                 writer.close()
-        return n_rows
+        self.note(_COUNTS, {str(bucket): counts[bucket] for bucket in sorted(counts)})
+        return counts.total()
 
     def count_repeated(self, column: str) -> int:
         """Return how many values of a column are repeated; spills to disk, not into memory."""
@@ -80,17 +92,24 @@ class Staging:
         return int(found["repeated"][0].as_py())
 
     def buckets(self) -> list[int]:
-        """Return the buckets that have rows, ascending."""
-        return sorted(int(path.stem) for path in (self.folder / "rows").glob("*.parquet"))
+        """Return the buckets that were given rows, ascending, whether their files are there or not.
+
+        Raises:
+            DataError: The note of them is gone.
+        """
+        return sorted(self._counts())
 
     def n_rows(self, bucket: int) -> int:
-        """Return the number of rows of a bucket."""
-        return int(pq.read_metadata(self.folder / "rows" / f"{bucket}.parquet").num_rows)
+        """Return the number of rows that a bucket was given."""
+        return self._counts()[bucket]
 
     def rows(self, bucket: int, columns: Iterable[str] | None = None) -> pa.Table:
-        """Return the rows of a bucket."""
-        path = self.folder / "rows" / f"{bucket}.parquet"
-        return pq.read_table(path, columns=None if columns is None else list(columns))
+        """Return the rows of a bucket.
+
+        Raises:
+            DataError: They are not all there any more.
+        """
+        return self._read("rows", bucket, None if columns is None else list(columns))
 
     def write_decisions(self, bucket: int, classified: ClassifiedRows) -> None:
         """Keep the decisions of a bucket, in the order of its rows: a group and a hash each."""
@@ -110,8 +129,11 @@ class Staging:
             bucket: Bucket.
             groups: From ``groups``.
             columns: Only these; all of them if absent.
+
+        Raises:
+            DataError: They are not all there any more.
         """
-        staged = pq.read_table(self.folder / "decisions" / f"{bucket}.parquet").combine_chunks()
+        staged = self._read("decisions", bucket, None).combine_chunks()
         place = {group.group: index for index, group in enumerate(groups)}
         encoded = staged[GROUP].combine_chunks()
         places = np.array([place[name] for name in encoded.dictionary.to_pylist()], dtype=np.int64)
@@ -136,12 +158,19 @@ class Staging:
         write_atomic(path, "\n".join(lines).encode())
 
     def groups(self) -> list[RiskGroup]:
-        """Return the risk groups of all buckets, those of one pattern added up."""
+        """Return the risk groups of all buckets, those of one pattern added up.
+
+        Raises:
+            DataError: They do not hold every staged row any more.
+        """
         found: dict[str, RiskGroup] = {}
         for path in sorted((self.folder / "groups").glob("*.jsonl")):
             for line in path.read_text(encoding="utf-8").splitlines():
                 group = read_group(json.loads(line))
                 found[group.group] = add_groups(found.get(group.group), group)
+        n_staged, n_grouped = sum(self._counts().values()), sum(g.n_records for g in found.values())
+        if n_grouped != n_staged:
+            raise _not_whole(f"risk groups of {n_staged} rows", f"of {n_grouped}")
         return [found[name] for name in sorted(found)]
 
     def note(self, name: str, value: dict[str, Any]) -> None:
@@ -165,6 +194,25 @@ class Staging:
         """Delete everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _counts(self) -> dict[int, int]:
+        """Return bucket -> number of rows, as they were staged."""
+        counts = self.noted(_COUNTS)
+        if counts is None:
+            raise _not_whole("the note of the staged buckets", "none")
+        return {int(bucket): count for bucket, count in counts.items()}
+
+    def _read(self, what: str, bucket: int, columns: list[str] | None) -> pa.Table:
+        """Return what was staged about a bucket, which has one entry for each of its rows."""
+        expected = self.n_rows(bucket)
+        wanted = f"{what} of bucket {bucket}, {expected} rows"
+        try:
+            found = pq.read_table(self.folder / what / f"{bucket}.parquet", columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise _not_whole(wanted, type(error).__name__) from None  # the cause may quote a value
+        if found.num_rows != expected:
+            raise _not_whole(wanted, str(found.num_rows))
+        return found
+
     def _fresh(self, name: str) -> Path:
         """Return an empty folder: what a killed step left is written anew."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -173,6 +221,13 @@ class Staging:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         return folder
+
+
+def _not_whole(expected: str, got: str) -> DataError:
+    return DataError(
+        f"staging: expected {expected}, got {got}; an erasure removes what was staged before it, "
+        "start a new run"
+    )
 
 
 def remove_left_overs(root: Path, *, besides: Path) -> None:

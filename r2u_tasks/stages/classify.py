@@ -32,7 +32,12 @@ from governance.classification import (
 )
 from governance.classification.conditions import Knowledge, count_strata
 from governance.classification.explanation import explain_record
-from governance.classification.overrides import Overrides, find_applied, load_overrides
+from governance.classification.overrides import (
+    Overrides,
+    copy_overrides,
+    find_applied,
+    load_overrides,
+)
 from governance.classification.population import (
     RANKED,
     Ranking,
@@ -113,6 +118,7 @@ def ingest_rows(*, run_id: str, dataset: str, root_uri: str, as_of: str | None =
     noted = staging.noted("ingest")
     if noted is None:
         day = date.fromisoformat(as_of) if as_of else datetime.now(UTC).date()
+        staging.remove()  # what a killed step left, or a purge did not
         with _leaving_no_rows(staging):
             noted = _ingest(context, staging, day, run_id)
             staging.note("ingest", noted)
@@ -234,6 +240,8 @@ def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> 
             yield with_buckets(rows, columns.subject_id, declaration.buckets)
 
     n_rows = staging.write_rows(kept())
+    overrides_at = datetime.now(UTC)
+    copy_overrides(workspace.overrides, staging.overrides)
     source.require_sound(n_repeated=staging.count_repeated(columns.record_id) if n_rows else 0)
     if not n_rows:
         message = f"source {declaration.source_path.name}: every row belongs to an erased person"
@@ -259,7 +267,7 @@ def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> 
         "rows": n_rows,
         "suppressed": n_suppressed,
         "as_of": day.isoformat(),
-        "overrides_at": datetime.now(UTC).isoformat(),
+        "overrides_at": overrides_at.isoformat(),
         "gate": gate.to_dict(),
         "policy_digest": policy.digest,
         "looks": find_looks(in_buckets, policy, columns=columns.all_names),
@@ -269,7 +277,7 @@ def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> 
 
 def _classify_part(context: StageContext, staging: Staging, part: list[int]) -> JSON:
     policy, noted = _policy_of_run(context, staging)
-    overrides = _overrides(context, policy, noted)
+    overrides = _overrides(context, staging, policy, noted)
     found: dict[str, RiskGroup] = {}
     strata: Counter[str] = Counter()
     n_rows = 0
@@ -312,7 +320,8 @@ def _publish(context: StageContext, staging: Staging, run_id: str) -> JSON:
         gates[gate.suite] = gate.to_dict()
     moved = _moves(staging, groups, workspace.classified, declaration)
     counts = _count_revocable(staging, groups, ranking)
-    versions = _write_tables(context, staging, groups, ranking, safe_key(run_id))
+    strata, overrides = staging.added_up("strata-*"), _overrides(context, staging, policy, noted)
+    versions = _write_tables(context, staging, groups, ranking, run_id, noted["rows"])
     levels = count_levels(tuple(groups))
     record = RunRecord(
         run_key=safe_key(run_id),
@@ -323,10 +332,9 @@ def _publish(context: StageContext, staging: Staging, run_id: str) -> JSON:
         distribution=describe_groups(groups, policy.digest),
         groups=tuple(groups),
         revocable_by_group=counts,
-        strata=staging.added_up("strata-*"),
+        strata=strata,
     )
     save_run(workspace.classifications, record)
-    overrides = _overrides(context, policy, noted)
     review = [group for group in groups if group.decision.needs_review]
     return {
         "raw": {
@@ -395,7 +403,8 @@ def _write_tables(
     staging: Staging,
     groups: list[RiskGroup],
     ranking: Ranking,
-    key: str,
+    run_id: str,
+    n_rows: int,
 ) -> dict[str, int]:
     """Publish and purge both tables: an older version may hold records that were erased since.
 
@@ -425,8 +434,8 @@ def _write_tables(
         versions[name] = publish_batches(
             path,
             make(staging.buckets()[0]).schema,
-            partial(_batches, context, staging, make),
-            transaction=f"classify-{key}",
+            partial(_batches, context, staging, make, n_rows),
+            transaction=f"classify-{safe_key(run_id)}",
         )
         purge_history(path)
     return versions
@@ -457,15 +466,23 @@ def _count_revocable(staging: Staging, groups: list[RiskGroup], ranking: Ranking
 
 
 def _batches(
-    context: StageContext, staging: Staging, make: Callable[[int], pa.Table]
+    context: StageContext, staging: Staging, make: Callable[[int], pa.Table], n_rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """Return the rows of a table as a stream, without those that were erased by now."""
+    """Return the rows of a table as a stream, without those that were erased by now.
+
+    It ends with an error, and so without a commit, where rows of the ingest are missing.
+    """
     tombstones = read_tombstones(context.workspace.tombstones)
 
     def stream() -> Iterator[pa.RecordBatch]:
+        n_seen = 0
         for bucket in staging.buckets():
-            rows, _ = _suppress(context, make(bucket), tombstones)
+            rows, n_suppressed = _suppress(context, make(bucket), tombstones)
+            n_seen += rows.num_rows + n_suppressed
             yield from rows.combine_chunks().to_batches()
+        if n_seen != n_rows:
+            message = f"classify: expected to publish {n_rows} rows, got {n_seen}; start a new run"
+            raise DataError(message)
 
     return stream()
 
@@ -559,12 +576,13 @@ def _policy_of_run(context: StageContext, staging: Staging) -> tuple[Policy, JSO
     return policy, noted
 
 
-def _overrides(context: StageContext, policy: Policy, noted: JSON) -> Overrides:
+def _overrides(context: StageContext, staging: Staging, policy: Policy, noted: JSON) -> Overrides:
     """Return what is in force at the ingest, for every bucket of the run alike."""
     overrides = load_overrides(
         context.workspace.overrides,
         now=datetime.fromisoformat(noted["overrides_at"]),
         policy_digest=policy.digest,
+        copy=staging.overrides,
     )
     if overrides.expired:
         _log.warning("classify: %d overrides have expired", len(overrides.expired))

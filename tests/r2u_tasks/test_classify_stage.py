@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from governance.errors import DataError, ValidationFailedError
-from governance.storage import read_table
+from governance.storage import read_table, table_exists
 from governance.suppression import add_tombstones, load_or_make_key, pseudonym
+from r2u_tasks.stages import classify
 from r2u_tasks.stages.calibrate import accept_proposal, calibrate
 from r2u_tasks.stages.classify import (
     classify_data,
@@ -180,3 +181,89 @@ def test_a_proposal_is_put_in_place_by_a_person_only(root):
     assert (root / "source" / "policy.v1.yaml").read_text() == text
     assert accepted["version"] == 2
     assert "version: 2" in policy.read_text()
+
+
+def break_off(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def lose_a_row(path):
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
+
+
+@pytest.mark.parametrize("what", ["rows", "decisions"])
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), break_off, lose_a_row])
+def test_a_staged_bucket_that_is_not_whole_publishes_nothing(root, what, harm):
+    """Removed, broken off or a row short: an error that names the bucket; no table is made."""
+    steps = {"run_id": "a", **place_of(root)}
+    buckets = [bucket for part in ingest_rows(**steps)["parts"] for bucket in part]
+    classify_part(part=buckets, **steps)
+    harm(root / "staging" / "classify-a" / what / f"{buckets[-1]}.parquet")
+
+    with pytest.raises(DataError, match=f"{what} of bucket {buckets[-1]},.*new run"):
+        publish_classified(**steps)
+
+    assert not table_exists(root / "tables" / "raw")
+    assert not table_exists(root / "tables" / "classified")
+
+
+def test_a_bucket_that_is_lost_while_rows_are_written_commits_nothing(root, monkeypatch):
+    """Each bucket was whole until the writer had the lock: still an error of ours, and no table."""
+    steps = {"run_id": "a", **place_of(root)}
+    buckets = [bucket for part in ingest_rows(**steps)["parts"] for bucket in part]
+    classify_part(part=buckets, **steps)
+    publish = classify.publish_batches
+
+    def publish_meanwhile(*arguments, **named):
+        (root / "staging" / "classify-a" / "rows" / f"{buckets[-1]}.parquet").unlink()
+        return publish(*arguments, **named)
+
+    monkeypatch.setattr(classify, "publish_batches", publish_meanwhile)
+    with pytest.raises(DataError, match=f"rows of bucket {buckets[-1]},"):
+        publish_classified(**steps)
+
+    assert not table_exists(root / "tables" / "raw")
+
+
+def test_fewer_buckets_than_came_in_commit_nothing(root):
+    """The note of the buckets and the groups lack one of them alike: the rows are counted."""
+    steps = {"run_id": "a", **place_of(root)}
+    buckets = [bucket for part in ingest_rows(**steps)["parts"] for bucket in part]
+    for bucket in buckets:
+        classify_part(part=[bucket], **steps)
+    folder = root / "staging" / "classify-a"
+    counts = json.loads((folder / "rows-by-bucket.json").read_text())
+    n_rows, n_lost = sum(counts.values()), counts.pop(str(buckets[-1]))
+    (folder / "rows-by-bucket.json").write_text(json.dumps(counts))
+    (folder / "groups" / f"{buckets[-1]}.jsonl").unlink()
+
+    with pytest.raises(DataError, match=f"publish {n_rows} rows, got {n_rows - n_lost}"):
+        publish_classified(**steps)
+
+    assert not table_exists(root / "tables" / "raw")
+
+
+def test_what_persons_say_between_two_buckets_waits_for_the_next_run(root):
+    """Every subject is said to be high, after the first bucket: neither bucket hears of it."""
+    whole = classify_data(run_id="a", as_of="2026-06-01", **place_of(root))
+    before = classified(root)
+    low = [r for r in before.values() if r["risk_level"] == "low"]
+    place_of_low = {r["bucket"]: r["subject_id"] for r in low}
+    assert len(place_of_low) > 1
+
+    steps = {"run_id": "b", **place_of(root)}
+    buckets = [b for part in ingest_rows(as_of="2026-06-01", **steps)["parts"] for b in part]
+    signed = {"who": "dpo", "why": "asked by letter", "valid_days": 10}
+    for bucket in buckets:
+        classify_part(part=[bucket], **steps)
+        if bucket == buckets[0]:
+            for subject in place_of_low.values():
+                set_override(level="high", subject_id=subject, **signed, **place_of(root))
+    second = publish_classified(**steps)
+    third = classify_data(run_id="c", as_of="2026-06-01", **place_of(root))
+
+    assert second["levels"] == whole["levels"]
+    assert second["overrides"]["active"] == 0
+    assert third["overrides"]["active"] == len(place_of_low)
+    assert third["moved"]["low_to_high"] >= len(place_of_low)

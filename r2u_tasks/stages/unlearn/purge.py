@@ -141,8 +141,9 @@ def _scope(context: StageContext, batch_id: str, promotion: JSON) -> JSON:
 def _unfinished(context: StageContext, batch_id: str) -> list[str]:
     """Return folders of trainings and classifications that began before an erasure.
 
-    A killed one keeps rows, or checkpoints that saw them; one that still runs is thrown away when
-    it sees the tombstones, and does its work again.
+    A killed one keeps rows, or checkpoints that saw them. A training that still runs is thrown away
+    when it sees the tombstones, and does its work again; a classification finds that its rows are
+    not all there, publishes no table of them, and must be started anew.
     """
     root = context.workspace.root
     erased_at = step_path(context, batch_id, "erasure").stat().st_mtime
