@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from governance import scanner
+from governance.classification.written import is_text, read_days, read_fractions, read_numbers
 from governance.errors import DataError
 from governance.policy import Policy, Rule
 from governance.policy.when import JURISDICTION_GROUPS
@@ -70,7 +71,7 @@ def match_rule(rows: pa.Table, rule: Rule, policy: Policy, knowledge: Knowledge)
     return hit
 
 
-def is_missing(column: pa.ChunkedArray) -> Mask:
+def is_missing(column: pa.ChunkedArray | pa.Array) -> Mask:
     """Return where a column has no value: null, NaN, or only white space."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -131,6 +132,9 @@ def _has_value(rows: pa.Table, rule: Rule, policy: Policy, _knowledge: Knowledge
         for group in wanted & set(JURISDICTION_GROUPS):
             wanted |= set(JURISDICTION_GROUPS[group])
     found = pc.is_in(column.cast(pa.string()), value_set=pa.array(sorted(wanted), pa.string()))
+    if rule.when.numbers and is_text(column):  # 1 is also asked of 1.0, as it is of a number
+        numbers = pa.array(rule.when.numbers, pa.float64())
+        found = pc.or_(found, pc.is_in(read_fractions(column), value_set=numbers))
     missing = is_missing(column)
     if "" in wanted:  # the rule asks for the empty value itself
         return Match(_mask(found) | missing, np.zeros(len(missing), dtype=bool))
@@ -140,7 +144,7 @@ def _has_value(rows: pa.Table, rule: Rule, policy: Policy, _knowledge: Knowledge
 def _compare(rows: pa.Table, rule: Rule, _policy: Policy, _knowledge: Knowledge) -> Match:
     column = rows[rule.when.column or ""]
     try:
-        numbers = column.cast(pa.float64())
+        numbers = read_numbers(column) if is_text(column) else column.cast(pa.float64())
     except pa.ArrowException:
         message = f"policy column {rule.when.column}: expected numbers, got {column.type}"
         raise DataError(message) from None  # the cause quotes the cell, and logs print causes
@@ -151,10 +155,11 @@ def _compare(rows: pa.Table, rule: Rule, _policy: Policy, _knowledge: Knowledge)
 
 def _older(rows: pa.Table, rule: Rule, policy: Policy, knowledge: Knowledge) -> Match:
     name = policy.column_of(rule.when) or ""
+    column = rows[name]
     try:
-        days = rows[name].cast(pa.date32()).cast(pa.int32())
+        days = read_days(column) if is_text(column) else column.cast(pa.date32()).cast(pa.int32())
     except pa.ArrowException:
-        message = f"policy column {name}: expected dates, got {rows[name].type}"
+        message = f"policy column {name}: expected dates, got {column.type}"
         raise DataError(message) from None  # the cause quotes the cell, and logs print causes
     age = rule.when.age_days_gt if rule.when.kind == "age_days_gt" else None
     limit = (knowledge.as_of - date(1970, 1, 1)).days - (

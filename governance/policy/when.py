@@ -86,6 +86,17 @@ class When(BaseModel):
         return tuple(text for one in several for text in _texts(one))
 
     @property
+    def numbers(self) -> tuple[float, ...]:
+        """Wanted values that are numbers, not text that looks like one."""
+        value = self.in_ if self.kind == "in_" else getattr(self, self.kind)
+        several = value if isinstance(value, tuple) else (value,)
+        return tuple(
+            float(one)
+            for one in several
+            if isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 2.0**53
+        )
+
+    @property
     def _kinds(self) -> list[str]:
         aside = {"column", "quasi", "if_missing"}
         names = [name for name in type(self).model_fields if name not in aside]

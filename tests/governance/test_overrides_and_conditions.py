@@ -28,6 +28,7 @@ from governance.errors import DataError, PolicyError, RequestError
 from governance.policy import Policy, load_policy, parse_policy, write_policy
 from governance.policy.changes import describe_policy, policy_changes
 from governance.policy.vocabulary import known_vocabularies, load_categories
+from governance.source import read_source
 from governance.storage import with_buckets
 from governance.suites import Distribution, describe_groups, drift_figures, drift_suite
 from governance.suppression import pseudonym, pseudonym_digests
@@ -106,6 +107,22 @@ def levels(table, policy, declaration, **more):
             "yn?",
         ),
         ({"column": "age", "less_than": 16}, {"age": [15.0, 16.0, None]}, "yn?"),
+        ({"tenant": "0012"}, {"tenant": ["0012", "12", None]}, "yn?"),
+        ({"tenant": 12}, {"tenant": ["12.0", "0012", ""]}, "yn?"),
+        ({"column": "kind", "in": [1.5, "x"]}, {"kind": ["1.50", "01.5", "x", None]}, "yny?"),
+        ({"column": "kind", "equals": True}, {"kind": ["True", "1", None]}, "yn?"),
+        ({"column": "kind", "less_than": 16}, {"kind": ["15.5", "016", "many", "1,5"]}, "yn??"),
+        ({"column": "kind", "greater_than": -1}, {"kind": ["-9e-1", "-1", "0x1"]}, "yn?"),
+        (
+            {"consent_age_days_gt": 100},
+            {"since": ["2026-02-20", "2026-02-21 23:00", "2026-02-30", "20.02.2026"]},
+            "yn??",
+        ),
+        (
+            {"column": "since", "age_days_gt": 100},
+            {"since": ["2026-02-21T00:30+01:00", "2026-02-20T23:30-01:00", None]},
+            "yn?",
+        ),
         ({"column": "basis", "missing": True}, {"basis": ["x", " ", None]}, "nyy"),
         ({"column": "basis", "equals": ""}, {"basis": ["x", " ", None]}, "nyy"),
         ({"detects": "email"}, {"kind": ["a@example.org", "adult", None]}, "ynn"),
@@ -127,6 +144,40 @@ def test_an_unknown_condition_takes_the_stricter_side(declaration, when, columns
     assert ["high" if e in "y?" else "low" for e in expected] == raised
     assert ["high" if e == "y" else "low" for e in expected] == told
     assert ["low" if e == "y" else "high" for e in expected] == lowered
+
+
+def test_cells_of_a_csv_mean_what_is_written(tmp_path, declare_people):
+    """Tenant 0012 is not 12, zip 01067 and True stay, and so do classes that are text."""
+    changes = {"classes: [0, 1]": 'classes: ["01", "1"]'}
+    path = declare_people(tmp_path, "basis, country, since, kind, tenant", changes=changes)
+    (tmp_path / "people.csv").write_text(
+        "id,person,churned,age,basis,country,since,kind,tenant\n"
+        "r1,p1,01,30,True,01067,2026-02-20,1.50,0012\n"
+        "r2,p2,1,31,False,10115,2026-02-21,2,12\n"
+    )
+    declaration = load_declaration(path)
+
+    rows = read_source(declaration)
+    first = rows.to_pylist()[0]
+
+    assert first["churned"] == "01"
+    assert [first[name] for name in declaration.columns.governance] == [
+        "True",
+        "01067",
+        "2026-02-20",
+        "1.50",
+        "0012",
+    ]
+    for when in (
+        {"tenant": "0012"},
+        {"column": "country", "equals": "01067"},
+        {"column": "basis", "equals": True},
+        {"column": "kind", "less_than": 1.6},
+        {"consent_age_days_gt": 100},
+    ):
+        policy = policy_of({"when": when, "set": "high"})
+        table = with_buckets(rows, "person", 8)
+        assert levels(table, policy, declaration) == ["high", "low"]
 
 
 def test_memorisation_counts_by_percentile_and_the_unscored_are_stricter():
