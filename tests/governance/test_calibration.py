@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.calibration import EDGES, NULL_ARMS, alarms, recovery
+from benchmarks.calibration_parts.page import PAGE, render
 from benchmarks.calibration_parts.streams import (
     DISTINCT,
     Arm,
@@ -17,6 +18,7 @@ from benchmarks.calibration_parts.streams import (
     draw_stream,
     true_numbers,
 )
+from benchmarks.common import RESULTS
 from governance.calibration.drift import ALPHA, e_values, watch_drift
 from governance.calibration.measures import measure, share
 from governance.calibration.observations import (
@@ -32,6 +34,7 @@ from governance.calibration.rates import group_rates, hazard, within
 from governance.classification import RiskGroup, group_name
 from governance.classification.decisions import decide
 from governance.classification.runs import RunRecord, load_runs, save_run
+from governance.digests import read_json
 from governance.policy import Policy
 from governance.policy.changes import policy_changes
 from governance.suites import describe_groups
@@ -195,6 +198,13 @@ def test_a_planted_drift_raises_the_alarm_in_every_arm(arm, change):
 
     assert 1.0 == rows["alarm rate"]["value"]
     assert 0.0 == rows["alarms before the change"]["value"]
+
+
+def test_the_page_of_the_study_says_what_its_results_say():
+    """No figure is typed: the page is what is made from the result file."""
+    results = read_json(RESULTS / "calibration.json")
+
+    assert render(results) == PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("factor", "least"), [(2.5, 0.95), (0.3, 0.95)])
