@@ -71,6 +71,18 @@ def match_rule(rows: pa.Table, rule: Rule, policy: Policy, knowledge: Knowledge)
     return hit
 
 
+def names_values(rule: Rule) -> bool:
+    """Say whether a rule names values that the policy's author can misspell."""
+    return rule.when.kind in {"equals", "in_", "tenant"}
+
+
+def find_named(
+    rows: pa.Table, rules: Sequence[Rule], policy: Policy, knowledge: Knowledge
+) -> set[str]:
+    """Return the ids of the rules of which a row has a value; a missing value is none."""
+    return {rule.id for rule in rules if _has_value(rows, rule, policy, knowledge).holds.any()}
+
+
 def is_missing(column: pa.ChunkedArray | pa.Array) -> Mask:
     """Return where a column has no value: null, NaN, or only white space."""
     if pa.types.is_dictionary(column.type):

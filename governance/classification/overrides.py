@@ -164,6 +164,17 @@ def find_applied(row: pa.Table, overrides: Overrides, knowledge: Knowledge) -> d
     return found
 
 
+def find_strata(rows: pa.Table, overrides: Overrides) -> set[str]:
+    """Return the ids of the overrides of a stratum that hold for at least one of the rows."""
+    mine = [override for override in overrides.active if override.kind == "stratum"]
+    present: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+    for names, wanted in _strata(mine).items():
+        goal, code = _stratum_codes(rows, names, wanted)
+        hits = np.isin(goal, code).tolist()
+        present |= {(names, values) for values, hit in zip(wanted, hits, strict=True) if hit}
+    return {o.override_id for o in mine if _stratum(o) in present}
+
+
 def add_override(
     folder: Path,
     *,
@@ -339,15 +350,30 @@ def _strata(overrides: Sequence[Override]) -> dict[tuple[str, ...], list[tuple[s
     found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for override in overrides:
         if override.kind == "stratum":
-            values = dict(sorted((override.values or {}).items()))
-            found.setdefault(tuple(values), []).append(tuple(values.values()))
+            names, values = _stratum(override)
+            found.setdefault(names, []).append(values)
     return found
+
+
+def _stratum(override: Override) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the columns of a stratum and their values, by column."""
+    values = dict(sorted((override.values or {}).items()))
+    return tuple(values), tuple(values.values())
 
 
 def _in_strata(
     rows: pa.Table, names: tuple[str, ...], wanted: Sequence[tuple[str, ...]]
 ) -> np.ndarray:
-    """Return the rows whose values are one of the wanted tuples, in one pass for each column."""
+    """Return the rows whose values are one of the wanted tuples."""
+    goal, code = _stratum_codes(rows, names, wanted)
+    found: np.ndarray = np.isin(code, goal)
+    return found
+
+
+def _stratum_codes(
+    rows: pa.Table, names: tuple[str, ...], wanted: Sequence[tuple[str, ...]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a number for each wanted tuple and for each row, in one pass for each column."""
     code = np.zeros(rows.num_rows, dtype=np.int64)
     goal = np.zeros(len(wanted), dtype=np.int64)
     for place, name in enumerate(names):
@@ -363,8 +389,7 @@ def _in_strata(
         goal, code = both[: len(goal)], both[len(goal) :]
         code = code * (len(known) + 1) + number
         goal = goal * (len(known) + 1) + pc.index_in(mine, value_set=known).to_numpy()
-    found: np.ndarray = np.isin(code, goal)
-    return found
+    return goal, code
 
 
 def _keys(digests: np.ndarray) -> pa.Array:

@@ -63,5 +63,14 @@ def classify(
         return
     with waiting("classify"):
         result = stage.classify_data(**place)
-    names = ("levels", "revocable", "review", "overrides", "moved", "classified", "policy")
+    names = (
+        "levels",
+        "revocable",
+        "review",
+        "overrides",
+        "unmatched",
+        "moved",
+        "classified",
+        "policy",
+    )
     show(result, as_json, names)

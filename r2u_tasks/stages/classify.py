@@ -30,12 +30,18 @@ from governance.classification import (
     count_levels,
     needed_columns,
 )
-from governance.classification.conditions import Knowledge, count_strata
+from governance.classification.conditions import (
+    Knowledge,
+    count_strata,
+    find_named,
+    names_values,
+)
 from governance.classification.explanation import explain_record
 from governance.classification.overrides import (
     Overrides,
     copy_overrides,
     find_applied,
+    find_strata,
     load_overrides,
 )
 from governance.classification.population import (
@@ -92,7 +98,8 @@ def classify_data(*, run_id: str, dataset: str, root_uri: str, as_of: str | None
 
     Returns:
         Tables with versions and row counts, policy, counts by level, results of the gates, records
-        to review, overrides, and what moved since the previous run.
+        to review, overrides, rules and strata that name a value which no row has, and what moved
+        since the previous run.
 
     Raises:
         DataError: The source is not what was declared.
@@ -280,6 +287,8 @@ def _classify_part(context: StageContext, staging: Staging, part: list[int]) -> 
     overrides = _overrides(context, staging, policy, noted)
     found: dict[str, RiskGroup] = {}
     strata: Counter[str] = Counter()
+    overridden: set[str] = set()
+    named: set[str] = set()
     n_rows = 0
     for bucket in part:
         rows = staging.rows(bucket, needed_columns(policy, context.declaration, overrides))
@@ -296,10 +305,15 @@ def _classify_part(context: StageContext, staging: Staging, part: list[int]) -> 
         for group in classified.groups:
             found[group.group] = add_groups(found.get(group.group), group)
         n_rows += rows.num_rows
+        overridden |= find_strata(rows, overrides)
+        unseen = [rule for rule in policy.rules if names_values(rule) and rule.id not in named]
+        named |= find_named(rows, unseen, policy, knowledge)
         for stratum, count in count_strata(rows, policy, knowledge).items():
             strata[stratum] += count
     staging.write_groups(part[0], found.values())
     staging.note(f"strata-{part[0]}", dict(strata))
+    staging.note(f"overridden-{part[0]}", dict.fromkeys(sorted(overridden), 1))
+    staging.note(f"named-{part[0]}", dict.fromkeys(sorted(named), 1))
     return {"part": part, "rows": n_rows, "groups": len(found)}
 
 
@@ -321,6 +335,7 @@ def _publish(context: StageContext, staging: Staging, run_id: str) -> JSON:
     moved = _moves(staging, groups, workspace.classified, declaration)
     counts = _count_revocable(staging, groups, ranking)
     strata, overrides = staging.added_up("strata-*"), _overrides(context, staging, policy, noted)
+    unmatched = _unmatched(staging, policy, overrides)
     versions = _write_tables(context, staging, groups, ranking, run_id, noted["rows"])
     levels = count_levels(tuple(groups))
     record = RunRecord(
@@ -361,8 +376,24 @@ def _publish(context: StageContext, staging: Staging, run_id: str) -> JSON:
             "active": len(overrides.active),
             "expired": [override.override_id for override in overrides.expired],
         },
+        "unmatched": unmatched,
         "moved": moved,
     }
+
+
+def _unmatched(staging: Staging, policy: Policy, overrides: Overrides) -> JSON:
+    """Return what names a value that no row has, and warn of it: it may be misspelled."""
+    named, overridden = staging.added_up("named-*"), staging.added_up("overridden-*")
+    rules = [rule.id for rule in policy.rules if names_values(rule) and rule.id not in named]
+    strata = [
+        override.override_id
+        for override in overrides.active
+        if override.kind == "stratum" and override.override_id not in overridden
+    ]
+    for what, names in (("rules", rules), ("overrides of a stratum", strata)):
+        if names:
+            _log.warning("classify: %s that no row matches: %s", what, ", ".join(names))
+    return {"rules": rules, "strata": strata}
 
 
 def _result_gates(

@@ -267,3 +267,27 @@ def test_what_persons_say_between_two_buckets_waits_for_the_next_run(root):
     assert second["overrides"]["active"] == 0
     assert third["overrides"]["active"] == len(place_of_low)
     assert third["moved"]["low_to_high"] >= len(place_of_low)
+
+
+def test_what_names_a_value_that_no_row_has_is_a_warning(root, caplog):
+    """A misspelled rule and stratum are told by their ids; those that match are not."""
+    classify_data(run_id="a", **place_of(root))
+    policy = root / "source" / "policy.yaml"
+    text = policy.read_text()
+    column = "consent_basis"
+    value = next(iter(classified(root).values()))[column]
+    rules = [
+        f"  - {{id: there, when: {{column: {column}, equals: {value}}}, add: 0.0}}",
+        f"  - {{id: nowhere, when: {{column: {column}, in: [consnet]}}, add: 0.0}}",
+    ]
+    policy.write_text(text.replace("rules:\n", "rules:\n" + "\n".join(rules) + "\n"))
+    signed = {"who": "dpo", "why": "asked by letter", "valid_days": 10, "level": "high"}
+    lost = set_override(stratum={column: "consnet"}, **signed, **place_of(root))
+    set_override(stratum={column: value}, **signed, **place_of(root))
+
+    result = classify_data(run_id="b", **place_of(root))
+
+    assert result["unmatched"]["strata"] == [lost["override_id"]]
+    assert "nowhere" in result["unmatched"]["rules"]
+    assert "there" not in result["unmatched"]["rules"]
+    assert lost["override_id"] in caplog.text
