@@ -1,7 +1,8 @@
 """Dataset declaration: the one YAML file by which a user's own table and model work.
 
-Unknown keys are refused, every problem is reported at once with its path, and the parsed file has
-a digest that travels into manifests and evidence. Relative paths are relative to the file.
+Unknown and repeated keys are refused, values are what is written (``strict_yaml``), every problem
+is reported at once with its place, and the parsed file has a digest that travels into manifests and
+evidence. Relative paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pydantic import (
 from governance.digests import digest_json
 from governance.drop import FIELDS, DropList
 from governance.errors import DeclarationError
+from governance.strict_yaml import read_yaml
 
 EMBEDDED_DIGITS = "embedded:digits"
 """Name of the declaration that ships with the package."""
@@ -383,7 +385,7 @@ def load_declaration(name: str | Path) -> Declaration:
     path = Path(name)
     what = f"dataset declaration {path.name}"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content, repeated = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DeclarationError(what, [f"expected a readable file, got {error.strerror}"]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -392,11 +394,14 @@ def load_declaration(name: str | Path) -> Declaration:
         got = type(content).__name__
         raise DeclarationError(what, [f"expected a mapping with 'name', got {got}"])
     if "folder" in content:
-        raise DeclarationError(what, ["folder: unknown key"])
+        raise DeclarationError(what, [*repeated, "folder: unknown key"])
     try:
-        return Declaration.model_validate({**content, "folder": path.resolve().parent})
+        declaration = Declaration.model_validate({**content, "folder": path.resolve().parent})
     except ValidationError as error:
-        raise DeclarationError(what, describe_problems(error)) from error
+        raise DeclarationError(what, [*repeated, *describe_problems(error)]) from error
+    if repeated:
+        raise DeclarationError(what, repeated)
+    return declaration
 
 
 def describe_problems(error: ValidationError) -> list[str]:

@@ -26,10 +26,10 @@ from pydantic import (
 from governance.declaration import Declaration, describe_problems
 from governance.digests import digest_json
 from governance.errors import PolicyError
-from governance.policy.strict_yaml import read_yaml
 from governance.policy.vocabulary import DEFAULT, category_problem, known_vocabularies
 from governance.policy.when import ROLE_OF_KIND, When
 from governance.scanner import NAMES
+from governance.strict_yaml import read_yaml
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 

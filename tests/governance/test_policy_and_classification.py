@@ -212,6 +212,23 @@ def test_all_mistakes_of_a_declaration_are_in_one_error(tmp_path, declare_people
     assert len(caught.value.problems) == 3
 
 
+def test_values_of_a_declaration_mean_what_is_written(tmp_path, declare_people):
+    """Classes 0012, NO and 1:30 are text; YAML 1.1 makes 10, false and 90 of them."""
+    changes = {"classes: [0, 1]": "classes: [0012, NO, 1:30, 7]"}
+    found = load_declaration(declare_people(tmp_path, changes=changes))
+
+    assert found.columns.label.classes == ("0012", "NO", "1:30", 7)
+
+
+def test_a_repeated_key_of_a_declaration_is_a_problem_among_the_others(tmp_path, declare_people):
+    """The last of two would win without a word; it is told also when all else is right."""
+    for more, n_problems in (("buckets: 4\nbuckets: 8\n", 1), ("task: text\nextra: 1\n", 2)):
+        path = declare_people(tmp_path, more=more)
+        with pytest.raises(DeclarationError, match="expected each key once") as caught:
+            load_declaration(path)
+        assert len(caught.value.problems) == n_problems
+
+
 def test_a_declaration_without_an_erasure_class_is_refused(tmp_path, declare_people):
     """Who does not say how data is erased may not train on it."""
     path = declare_people(tmp_path, changes={"deletion: {deletion_class: customers}\n": ""})

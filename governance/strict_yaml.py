@@ -1,9 +1,9 @@
-"""YAML as a policy means it: values keep the form in which they were written.
+"""YAML as a policy or a declaration means it: values keep the form in which they were written.
 
 YAML 1.1 reads ``NO`` as false, ``0012`` as 10, ``1:30`` as 90 and ``2026-01-01`` as a date, and of
-two equal keys it keeps the last. A rule that compares with such a value would never match, or a
-rule would be lost, without a word. Here only true and false are booleans, only plain decimals are
-numbers, all else is text, and a repeated key is a problem.
+two equal keys it keeps the last. A rule that compares with such a value, or a declared class, would
+never match, or a rule or a setting would be lost, without a word. Here only true and false are
+booleans, only plain decimals are numbers, all else is text, and a repeated key is a problem.
 """
 
 from __future__ import annotations
