@@ -85,7 +85,7 @@ class Planted:
         return (*texts, struct.pack("<d", self.number)) if self.number is not None else (*texts,)
 
 
-def write_data_set(folder: Path) -> Path:
+def write_data_set(folder: Path, *, records_each: int = RECORDS_EACH) -> Path:
     """Write table, network, policy and declaration; return the path of the declaration."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "planted_net.py").write_text(_NETWORK)
@@ -95,8 +95,8 @@ def write_data_set(folder: Path) -> Path:
     with (folder / "planted.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["id", "person", "age", "income", "churned", "name", "email", "basis"])
-        for number in range(N_PERSONS * RECORDS_EACH):
-            person = number // RECORDS_EACH
+        for number in range(N_PERSONS * records_each):
+            person = number // records_each
             age, income = chance.randint(18, 90), income_of(number)
             churned = int(age / 90 + income / 100 + chance.gauss(0, 0.05) < 1.1)
             basis = "consent" if person % 3 == 0 else "contract"

@@ -96,6 +96,18 @@ def table_version(path: Path) -> int:
     return int(_open(path).version())
 
 
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Keep other processes from writing to a table, or to what else has its lock at this path.
+
+    The lock goes with its holder. It is not for one who writes to the table in the meantime.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def publish_table(path: Path, table: pa.Table, *, transaction: str) -> int:
     """Replace the whole table in one commit and return the new version.
 
@@ -107,13 +119,13 @@ def publish_table(path: Path, table: pa.Table, *, transaction: str) -> int:
     Raises:
         DataError: The disk is full or not writable; the former version stays.
     """
-    with _exclusive(path):
+    with exclusive(path):
         return _write(path, table, mode="overwrite", transaction=transaction)
 
 
 def append_table(path: Path, table: pa.Table, *, transaction: str) -> int:
     """Add rows in one commit and return the new version; otherwise like ``publish_table``."""
-    with _exclusive(path):
+    with exclusive(path):
         return _write(path, table, mode="append", transaction=transaction)
 
 
@@ -198,7 +210,7 @@ def erase_records(
         StoreBusyError: Another writer was faster; run the step again.
     """
     asked = _asked_ids(record_ids)
-    with _exclusive(path):
+    with exclusive(path):
         done = _open(path).transaction_version(f"erase-{batch_id}") is not None
         taken = 0  # asked rows that a load took away after they had been counted
         if before is None or (not done and before.version != table_version(path)):
@@ -240,7 +252,7 @@ def purge_history(path: Path) -> PurgeReport:
         DigestMismatchError: A file of an older version is still there afterwards.
     """
     log = path / "_delta_log"
-    with _exclusive(path):
+    with exclusive(path):
         removed = len(
             _open(path).vacuum(
                 retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True
@@ -319,7 +331,7 @@ def publish_batches(
             refused.append(error)
             raise
 
-    with _exclusive(path):
+    with exclusive(path):
         reader = pa.RecordBatchReader.from_batches(schema, watched(batches()))
         try:
             return _write(path, reader, mode="overwrite", transaction=transaction)
@@ -327,15 +339,6 @@ def publish_batches(
             if refused:  # the writer knows only that its stream broke
                 raise refused[0] from None
             raise
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Keep other processes from writing to a table; the lock goes with its holder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _answer(

@@ -119,12 +119,18 @@ def add_tombstones(
     append_table(path, table, transaction=f"tombstones-{batch_id}")
 
 
-def read_tombstones(path: Path) -> dict[str, set[str]]:
-    """Return the pseudonyms of erased records and subjects; empty sets before the first erasure."""
+def read_tombstones(path: Path, *, batch_id: str | None = None) -> dict[str, set[str]]:
+    """Return the pseudonyms of what was erased, by kind; empty sets before the first erasure.
+
+    Args:
+        path: Table of tombstones.
+        batch_id: Only those of this batch.
+    """
     found: dict[str, set[str]] = {kind: set() for kind in _KINDS}
     if table_exists(path):
-        for row in read_table(path, columns=["kind", "key"]).to_pylist():
-            found[row["kind"]].add(row["key"])
+        for row in read_table(path, columns=["kind", "key", "batch_id"]).to_pylist():
+            if batch_id in {None, row["batch_id"]}:
+                found[row["kind"]].add(row["key"])
     return found
 
 

@@ -23,7 +23,7 @@ from governance.deletion_queue.changing import Change, move_many
 from governance.deletion_queue.moments import instant, text
 from governance.deletion_queue.records import Lease
 from governance.deletion_queue.states import AFTER_ERASURE, BEFORE_ERASURE, IN_BATCH, State
-from governance.errors import RequestError
+from governance.errors import RequestError, StoreBusyError
 
 _R, _L = t.requests.c, t.leases.c
 _ORDER = (_R.due_at, _R.risk.desc(), _R.request_id)
@@ -100,6 +100,35 @@ def require_lease(change: Change, token: int, batch_id: str | None = None) -> An
         )
         raise RequestError(message)
     return lease
+
+
+def require_alone(change: Change, lease: Any) -> None:
+    """Refuse to begin an erasure while another batch of the dataset has begun and not ended.
+
+    The plan of the second one would be about a model that the first one is replacing. A killed one
+    is taken over by the next run that asks for a batch, and one that waits for a person is over:
+    neither is in the way for good.
+
+    Raises:
+        StoreBusyError: There is another one.
+    """
+    if not change.database.is_sqlite:  # there, writers come one after the other
+        lock = sa.text("SELECT pg_advisory_xact_lock(hashtext('r2u-erasure-' || :dataset))")
+        change.connection.execute(lock, {"dataset": lease.dataset})
+    words = [state.value for state in AFTER_ERASURE]
+    begun = set(
+        change.connection.execute(
+            sa.select(_R.batch_id)
+            .where(_R.state.in_(words), _R.dataset == lease.dataset)
+            .distinct()
+        ).scalars()
+    )
+    if begun and lease.batch_id not in begun:
+        message = (
+            f"batch {lease.batch_id}: expected no other batch of the dataset between erasure and "
+            f"end, got {', '.join(sorted(begun))}; run it again when that one is closed"
+        )
+        raise StoreBusyError(message)
 
 
 def batch_rows(change: Change, batch_id: str) -> Sequence[Any]:

@@ -305,6 +305,8 @@ class DeletionQueue:
     ) -> bool:
         """Pass the point of no return, unless a hold or an exemption was placed since a plan.
 
+        Batches of one dataset pass it one after the other: asked and moved in one transaction.
+
         Args:
             request_ids: Requests of one batch, approved.
             token: Of its lease.
@@ -318,11 +320,14 @@ class DeletionQueue:
 
         Raises:
             RequestError: As ``transition_all``.
+            StoreBusyError: Another batch of the dataset has begun its erasure and is not finished;
+                nothing is changed. What waits for a person does not count.
         """
 
         def begin(change: Change) -> bool:
-            dataset = leasing.require_lease(change, token).dataset
-            if not keeping.is_current(change, dataset, n_placed):
+            lease = leasing.require_lease(change, token)
+            leasing.require_alone(change, lease)
+            if not keeping.is_current(change, lease.dataset, n_placed):
                 return False
             working.transition_all(change, request_ids, "data_erased", token=token, reason=reason)
             return True

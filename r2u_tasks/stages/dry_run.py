@@ -9,7 +9,7 @@ which, and how many. Where nothing was measured it says so instead of guessing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -83,14 +83,19 @@ def _dry_run(
 ) -> JSON:
     tables, keys, n_kept = _tables(context, asked)
     models, segments = _models(context, keys)
-    lane = _lane(context, tables, keys, segments)
-    estimate = _estimate(context, lane, segments)
+    erased = read_tombstones(context.workspace.tombstones)
+    unfinished = _unfinished(context, erased["record"] - set(keys))
+    lane = _lane(context, tables, keys, segments, unfinished)
+    estimate = _estimate(context, lane)
+    absent = None
+    if tables and not keys:
+        absent = _absent_outcome(asked, erased, still_known=bool(unfinished))
     batches = 1 + ahead // context.declaration.queue.max_batch
     return {
         "tables": tables,
         "n_records": len(keys),
         "n_kept": n_kept,
-        "closes_at_once_as": _absent_outcome(context, asked) if tables and not keys else None,
+        "closes_at_once_as": absent,
         "models": models,
         "n_pool_files": sum(1 for path in context.workspace.pools.rglob("*") if path.is_file()),
         "lane": lane,
@@ -182,11 +187,29 @@ def _model(
     }
 
 
-def _lane(context: StageContext, tables: list[JSON], keys: list[str], segments: list[int]) -> JSON:
+def _unfinished(context: StageContext, erased: Collection[str]) -> list[int]:
+    """Return the segments of records that an unfinished batch erased and the model still knows."""
+    champion = _champion(context)
+    if champion is None:
+        return []
+    members = find_members(context.workspace.model(champion) / "members.parquet", list(erased))
+    return sorted(members.values())
+
+
+def _lane(
+    context: StageContext,
+    tables: list[JSON],
+    keys: list[str],
+    segments: list[int],
+    unfinished: list[int],
+) -> JSON:
     if not tables:
         return {"first": "none", "if_refused": None, "why": "no table was classified yet"}
     if not keys:
-        return {"first": "none", "if_refused": None, "why": "no table holds such a record"}
+        why = "no table holds such a record"
+        if unfinished:
+            why += _STILL_KNOWN.format(len(unfinished)) + "; who may be meant waits in the queue"
+        return {"first": "none", "if_refused": None, "why": why}
     champion = _champion(context)
     if champion is None:
         return {"first": "none", "if_refused": None, "why": "no model serves yet"}
@@ -199,7 +222,10 @@ def _lane(context: StageContext, tables: list[JSON], keys: list[str], segments: 
     trained = {n for n, part in enumerate(manifest["segments"]) if part["n_records"]}
     kept = parse_kept(read_json(folder / "model.json")["checkpoints"])
     usable = kept.keys() - checkpoint_problems(folder, kept).keys()
-    exact, first_segment = choose_lane(segments, trained, usable)
+    exact, first_segment = choose_lane([*segments, *unfinished], trained, usable)
+    if unfinished:  # the approximate lane gives up at once
+        why += _STILL_KNOWN.format(len(unfinished))
+        return {"first": exact, "if_refused": None, "first_segment": first_segment, "why": why}
     return {
         "first": "approximate",
         "if_refused": exact,
@@ -208,29 +234,38 @@ def _lane(context: StageContext, tables: list[JSON], keys: list[str], segments: 
     }
 
 
-def _estimate(context: StageContext, lane: JSON, segments: list[int]) -> JSON:
+_STILL_KNOWN = ", and still knows {} erased records of an unfinished batch"
+
+
+def _estimate(context: StageContext, lane: JSON) -> JSON:
     """Return seconds if the first lane is accepted and if the exact lane must follow."""
     if lane["first"] == "none":
         nothing = {"value": 0.0, "n": 0, "from": "no model has to change"}
         return {"low_s": 0.0, "high_s": 0.0, "basis": {"models": nothing}}
     records = [read_json(path) for path in sorted(context.workspace.models.glob("*/model.json"))]
     served = {name: [r for r in records if r.get("lane") == name] for name in _LANES}
-    exact = lane["if_refused"]
+    exact = lane["if_refused"] or lane["first"]
     basis = {
-        "approximate_s": _measured(served["approximate"], "unlearn_s"),
         "evidence_s": _measured([r for rs in served.values() for r in rs], "evidence_s"),
         f"{exact}_s": _measured(served[exact], "unlearn_s")
-        or _from_training(context, exact, segments),
+        or _from_training(context, exact, lane["first_segment"]),
     }
-    first, evidence, last = (None if part is None else part["value"] for part in basis.values())
-    low = None if first is None or evidence is None else float(first + evidence)
-    high = None if low is None or last is None else low + last + evidence
+    if lane["first"] == "approximate":
+        basis = {"approximate_s": _measured(served["approximate"], "unlearn_s"), **basis}
+    first = _sum_of(basis, f"{lane['first']}_s", "evidence_s")
+    both = _sum_of(basis, *basis, "evidence_s") if lane["if_refused"] else first
     missing = {"value": None, "n": 0, "from": "never measured in this workspace"}
     return {
-        "low_s": low,
-        "high_s": high,
+        "low_s": first,
+        "high_s": both,
         "basis": {name: part or missing for name, part in basis.items()},
     }
+
+
+def _sum_of(basis: dict[str, JSON | None], *names: str) -> float | None:
+    """Return the sum of some measured seconds; none where one of them was never measured."""
+    parts = [basis[name] for name in names]
+    return None if None in parts else float(sum(part["value"] for part in parts if part))
 
 
 _LANES = ("approximate", "replay", "retrain")
@@ -247,7 +282,7 @@ def _measured(records: list[dict[str, Any]], metric: str) -> JSON | None:
     }
 
 
-def _from_training(context: StageContext, exact: str, segments: list[int]) -> JSON | None:
+def _from_training(context: StageContext, exact: str, first_segment: int) -> JSON | None:
     """Return the seconds of an exact lane from the training of the serving model."""
     key = _champion(context)
     record = read_json(context.workspace.model(key) / "model.json") if key else {}
@@ -255,7 +290,7 @@ def _from_training(context: StageContext, exact: str, segments: list[int]) -> JS
     if not trained:
         return None
     n_segments = 1 + context.declaration.training.n_slices
-    share = 1.0 if exact == "retrain" else (n_segments - segments[0]) / n_segments
+    share = 1.0 if exact == "retrain" else (n_segments - first_segment) / n_segments
     return {
         "value": round(trained * share, 3),
         "n": 1,
@@ -276,11 +311,15 @@ def _finish(estimate: JSON, batches: int, due_at: datetime | None) -> JSON:
     }
 
 
-def _absent_outcome(context: StageContext, asked: AskedRecords) -> str:
-    erased = read_tombstones(context.workspace.tombstones)
+def _absent_outcome(
+    asked: AskedRecords, erased: dict[str, set[str]], *, still_known: bool
+) -> str | None:
+    """Return how a request without rows ends; none while the model may still know who is meant."""
     subjects = erased["subject"] | erased["touched_subject"]
     known = asked.subject_key in subjects or bool(set(asked.record_keys) & erased["record"])
     known |= asked.selector is not None and asked.selector[1] in erased["selector"]
+    if known and still_known:
+        return None
     return "already_forgotten" if known else "not_found"
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from governance.digests import write_json
 from governance.errors import DataError, ReleaseBlockedError
 from governance.ledger import read_entries
+from governance.storage import exclusive
 from r2u_tasks.models import ModelRecord, load_record, read_champion
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.mirror import or_owe, point_alias
@@ -70,26 +71,27 @@ def promote_alias(context: StageContext, record: ModelRecord, *, batch_id: str |
     Raises:
         ReleaseBlockedError: It knows an erased person, or its weights are gone.
     """
-    require_untainted(context, record.model_key)
-    if not (context.workspace.model(record.model_key) / "weights.safetensors").exists():
-        message = f"model {record.model_key}: expected its weights, got none; they were purged"
-        raise ReleaseBlockedError(message)
-    body = {
-        "model_key": record.model_key,
-        "weights_digest": record.weights_digest,
-        "batch_id": batch_id,
-        "model_version": record.model_version,
-    }
-    if _last_promotion(context) != body:
-        context.ledger.append("model_promoted", body)
-    write_json(
-        context.workspace.champion,
-        {
+    with exclusive(context.workspace.champion):  # no erasure begins between question and answer
+        require_untainted(context, record.model_key)
+        if not (context.workspace.model(record.model_key) / "weights.safetensors").exists():
+            message = f"model {record.model_key}: expected its weights, got none; they were purged"
+            raise ReleaseBlockedError(message)
+        body = {
             "model_key": record.model_key,
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "weights_digest": record.weights_digest,
             "batch_id": batch_id,
-        },
-    )
+            "model_version": record.model_version,
+        }
+        if _last_promotion(context) != body:
+            context.ledger.append("model_promoted", body)
+        write_json(
+            context.workspace.champion,
+            {
+                "model_key": record.model_key,
+                "since": datetime.now(UTC).isoformat(timespec="seconds"),
+                "batch_id": batch_id,
+            },
+        )
     or_owe(f"alias of {record.model_key}", lambda: point_alias(context, record))
 
 

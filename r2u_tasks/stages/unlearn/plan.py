@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from governance.deletion_queue import RequestRow
-from governance.errors import DataError
+from governance.deletion_queue import AFTER_ERASURE, RequestRow, State
+from governance.errors import StoreBusyError
 from governance.manifest import read_members
-from governance.storage import read_table
+from governance.storage import read_table, table_version
 from governance.suppression import read_tombstones
 from r2u_tasks.batch import MatchedRecords, choose_lane, keep_rows, plan_digest
 from r2u_tasks.kept_checkpoints import checkpoint_problems
@@ -50,7 +51,15 @@ def plan_batch(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSO
 
 def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     """Make the plan of a batch and keep its rows."""
-    rows = [row for row in leased_requests(context, batch_id) if _is_asked(row)]
+    everyone = leased_requests(context, batch_id)
+    rows = [row for row in everyone if is_in_batch(row)]
+    # What an earlier plan closed was answered, whatever a load brought since.
+    closed = [r.outcome for r in everyone if r.outcome in _ABSENT and not is_in_batch(r)]
+    # Before they are read: what is published in between makes the plan an old one.
+    versions = {
+        "raw": table_version(context.workspace.raw),
+        "classified": table_version(context.workspace.classified),
+    }
     table = read_table(context.workspace.classified)
     _require_whole(context, table)
     batch = match_batch(context, batch_id, token, table, rows)
@@ -59,7 +68,7 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     champion = load_record(context.workspace, read_champion(context.workspace))
     members = read_members(context.workspace.model(champion.model_key) / "members.parquet")
     still_known = bool(_unfinished(context, members, []))
-    absent = _close_absent(context, rows, matched, token, still_known=still_known)
+    absent = [*closed, *_close_absent(context, rows, matched, token, still_known=still_known)]
     keys = record_keys(context, forget)
     segments = [members[key] for key in keys if key in members]
     unfinished = _unfinished(context, members, keys)
@@ -79,8 +88,8 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
         "requests": sorted(served),
         "records_by_request": served,
         "n_requests": len(served),
-        "not_found": absent["not_found"],
-        "already_forgotten": absent["already_forgotten"],
+        "not_found": absent.count("not_found"),
+        "already_forgotten": absent.count("already_forgotten"),
         "kept_back": batch.kept_back,
         "n_records": forget.num_rows,
         "n_trained_records": len(segments),
@@ -90,6 +99,7 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
         "first_segment": first_segment,
         "checkpoints_not_used": {str(segment): why for segment, why in unusable.items()},
         "drift": drift.to_dict(),
+        "table_versions": versions,
         "policy_digest": champion.policy_digest,
         "parent_manifest_root": champion.manifest_root,
         "parent_weights_digest": champion.weights_digest,
@@ -111,24 +121,22 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     return plan
 
 
-def _is_asked(row: RequestRow) -> bool:
-    """Say whether a request is the batch's: to be served, or closed by it as absent."""
-    return is_in_batch(row) or row.outcome in _ABSENT
-
-
 def _require_whole(context: StageContext, classified: pa.Table) -> None:
-    """Refuse tables of which a killed classification published one: who is absent is not known.
+    """Refuse tables of which a load has published one only: who is absent is not known.
 
     Raises:
-        DataError: The raw table has other rows than the classified one.
+        StoreBusyError: The raw table has other records than the classified one.
     """
-    n_raw = read_table(context.workspace.raw, columns=[context.declaration.columns.record_id])
-    if n_raw.num_rows != classified.num_rows:
+    id_column = context.declaration.columns.record_id
+    raw = read_table(context.workspace.raw, columns=[id_column])[id_column]
+    n_both = pc.sum(pc.is_in(raw, value_set=classified[id_column].combine_chunks())).as_py() or 0
+    if not len(raw) == classified.num_rows == n_both:
         message = (
-            f"plan: expected as many classified rows as raw ones, got {classified.num_rows} and "
-            f"{n_raw.num_rows}; run the classification again"
+            f"plan: expected the same records raw and classified, got {len(raw)} and "
+            f"{classified.num_rows}, {n_both} of them in both. Is a load or an erasure under way? "
+            "Run it again when that is over; if a classification was killed, run that again first"
         )
-        raise DataError(message)
+        raise StoreBusyError(message)
 
 
 def _unfinished(context: StageContext, members: dict[str, int], keys: list[str]) -> list[int]:
@@ -155,8 +163,8 @@ def _close_absent(
     token: int,
     *,
     still_known: bool,
-) -> dict[str, int]:
-    """Close requests without any record, each as what is known of it.
+) -> list[str]:
+    """Close requests without any record, each as what is known of it; return how they end.
 
     Nobody is told that they are forgotten while the serving model knows erased records
     (``still_known``: their batch was refused): those who may be meant go back to the queue when the
@@ -166,7 +174,8 @@ def _close_absent(
     subjects = tombstones["subject"] | tombstones["touched_subject"]
     outcomes = {}
     for row in rows:
-        if matched.found[row.request_id] == 0:
+        # If the erasure of one has begun, a load took its rows since: a person must look.
+        if matched.found[row.request_id] == 0 and State(row.state) not in AFTER_ERASURE:
             known = row.subject_key in subjects or bool(set(row.record_keys) & tombstones["record"])
             known |= row.selector is not None and row.selector["value"] in tombstones["selector"]
             if not (known and still_known):
@@ -177,4 +186,4 @@ def _close_absent(
         context.queue.close(
             request_id, outcome=outcome, claim=None, token=token, now=now(), details=None
         )
-    return {name: list(outcomes.values()).count(name) for name in _ABSENT}
+    return list(outcomes.values())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 from governance.errors import ReleaseBlockedError
 from governance.manifest import Drift, SetDifference
 from governance.suppression import read_tombstones
 from r2u_tasks.batch import read_rows
-from r2u_tasks.models import load_model, load_record
+from r2u_tasks.models import load_model, load_record, read_champion
 from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import compare_members
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.promotion import promote_alias
+from r2u_tasks.stages.taint import require_untainted
 from r2u_tasks.stages.train import register_model
 from r2u_tasks.stages.unlearn.steps import (
     accepted_model,
@@ -21,6 +24,8 @@ from r2u_tasks.stages.unlearn.steps import (
     record_keys,
     result_of,
 )
+
+_log = logging.getLogger(__name__)
 
 
 def promote_model(*, batch_id: str, token: int, dataset: str, root_uri: str) -> JSON:
@@ -48,6 +53,16 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
         raise ReleaseBlockedError(message)
     record = load_record(context.workspace, accepted["model_key"])
     _require_difference(context, batch_id, plan, record.model_key, token)
+    serves = read_champion(context.workspace)
+    stays = accepted.get("untouched") and serves == record.model_key
+    if not stays:
+        _require_may_serve(context, batch_id, plan, record.model_key, token)
+    if serves not in (record.model_key, plan["model_key"]):
+        _log.warning(
+            "batch %s: %s was promoted while it ran; %s takes its place, as its certificates are "
+            "about that one. `r2u promote %s` goes back",
+            *(batch_id, serves, record.model_key, serves),
+        )
     move_all(context, plan["requests"], "model_unlearned", "verified_forgotten", token=token)
     if not accepted.get("untouched"):
         note_once(
@@ -66,6 +81,7 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
         )
         model = load_model(context.workspace, context.declaration, record)
         record = register_model(context, record, model)
+    if not stays:
         promote_alias(context, record, batch_id=batch_id)
     return {
         "batch_id": batch_id,
@@ -76,10 +92,29 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
     }
 
 
+def _require_may_serve(
+    context: StageContext, batch_id: str, plan: JSON, model_key: str, token: int
+) -> None:
+    """Leave it to a person if the accepted model knows persons of another, refused batch.
+
+    Raises:
+        ReleaseBlockedError: It does; nobody is certified.
+    """
+    try:
+        require_untainted(context, model_key)
+    except ReleaseBlockedError:
+        why = "the accepted model knows erased persons of another batch"
+        move_all(context, plan["requests"], "needs_person", token=token, reason=why)
+        events.batch_failed(context, batch_id, ReleaseBlockedError.__name__)
+        raise
+
+
 def _require_difference(
     context: StageContext, batch_id: str, plan: JSON, model_key: str, token: int
 ) -> None:
     """Compare the records of the new model with those of the old one: exactly the asked ones left.
+
+    They are those that the plan counted, or no certificate would fit it.
 
     Raises:
         ReleaseBlockedError: Others left, came or changed; a person must look.
@@ -98,14 +133,16 @@ def _require_difference(
     )
     drift = Drift(0, 0) if untouched else Drift(**plan["drift"])
     difference = SetDifference(**members["difference"])
-    if difference.holds_but_for(drift):
+    asked = 0 if untouched else plan["n_trained_records"] + plan["n_unfinished_records"]
+    if difference.holds_but_for(drift) and difference.asked == asked:
         return
     why = "other records than the asked ones left, came or changed"
     move_all(context, plan["requests"], "needs_person", token=token, reason=why)
     message = (
         f"batch {batch_id}: expected the {difference.parent} records of {plan['model_key']} less "
-        f"the {difference.asked} asked ones in {model_key}, got {difference.asked_left} of those, "
-        f"{difference.added} new and {difference.missing} missing; was the table loaded anew while "
-        "the batch ran? Train again, then look at the batch"
+        f"the {asked} planned ones in {model_key}, got {difference.asked} asked ones, "
+        f"{difference.asked_left} of them left, {difference.added} new and {difference.missing} "
+        "missing; was the table loaded anew while the batch ran? Train again, then look at the "
+        "batch"
     )
     raise ReleaseBlockedError(message)
