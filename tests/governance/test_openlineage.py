@@ -208,7 +208,7 @@ def emit(path):
 
 def test_of_writers_at_once_one_writes(tmp_path):
     """Four processes, one event: the file is locked from the look to the line."""
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
         written = pool.map(emit, [tmp_path / "events.jsonl"] * 8)
 
     assert sum(written) == 1
