@@ -14,7 +14,7 @@ import pyarrow as pa
 from torch import nn
 
 from governance.digests import write_json
-from governance.errors import DataError
+from governance.errors import DataError, R2UError
 from governance.storage import read_table, table_exists
 from governance.suppression import read_tombstones, suppress
 from governance.workspace import safe_key
@@ -34,7 +34,7 @@ from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.memorisation import write_memorisation
 from r2u_tasks.stages.mirror import mirror_model, or_owe
 from r2u_tasks.stages.promotion import promote_alias
-from r2u_tasks.stages.unfinished import begin_model, require_not_erased
+from r2u_tasks.stages.unfinished import begin_model, drop_untouched, require_not_erased
 from r2u_tasks.team import current_team
 from r2u_tasks.training import (
     ProgressCallback,
@@ -69,9 +69,13 @@ def train_ready_model(
     context = open_context(dataset, root_uri)
 
     def work() -> JSON:
-        result: JSON = context.workspace.once(
-            "train", run_id, lambda: _train(context, run_id, progress)
-        )
+        try:
+            result: JSON = context.workspace.once(
+                "train", run_id, lambda: _train(context, run_id, progress)
+            )
+        except R2UError:  # wrong input, mostly
+            drop_untouched(context, _model_key(run_id))
+            raise
         return result
 
     return events.observe(

@@ -44,6 +44,13 @@ def begin_model(context: StageContext, model_key: str) -> dict[str, set[str]]:
     return tombstones
 
 
+def drop_untouched(context: StageContext, model_key: str) -> None:
+    """Delete the folder of a run that failed before it wrote anything but its number."""
+    folder = context.workspace.model(model_key)
+    if [path.name for path in folder.glob("*")] == [_STARTED]:
+        remove_folder(folder)
+
+
 def require_not_erased(context: StageContext, model_key: str, record_ids: Sequence[str]) -> None:
     """Throw away a model of which a batch erased records while it was trained.
 
