@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 _KEY_TAG = "r2u.key"
 _REMOVED_TAG = "weights"
+_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """MLflow's own defaults wait for minutes on a server that is down; a batch owes and goes on."""
 
@@ -302,6 +303,7 @@ class MlflowTracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         if self._uri.startswith("sqlite:///"):
             Path(self._uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        chosen = os.environ.get(_URI_VARIABLE)
         try:
             mlflow.set_tracking_uri(self._uri)
             mlflow.set_registry_uri(self._uri)
@@ -309,6 +311,12 @@ class MlflowTracker:
         except (MlflowException, ConnectionError) as error:
             message = f"MLflow: expected an answer, got {type(error).__name__}; try again later"
             raise TrackingUnavailableError(message) from error
+        finally:
+            # MLflow writes its address into the variable: the next workspace of this process, which
+            # asks it, would be logged to this one's.
+            os.environ.pop(_URI_VARIABLE, None)
+            if chosen is not None:
+                os.environ[_URI_VARIABLE] = chosen
 
 
 def _requirements() -> list[str]:

@@ -1,5 +1,6 @@
 """Laws of tracking: one suite over real MLflow on SQLite and the in-memory twin."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +199,19 @@ def test_a_version_without_a_run_of_ours_has_no_params(store, name, tmp_path):
         client.create_model_version(name, source=tmp_path.as_uri())
 
     assert tracker.version_params(name, "1") == {}
+
+
+@pytest.mark.parametrize("chosen", [None, "http://127.0.0.1:9"])
+def test_a_tracker_leaves_the_address_that_others_of_its_process_ask_for(
+    store, monkeypatch, chosen
+):
+    """MLflow writes its own into the environment; a second workspace would be logged there."""
+    if chosen is None:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    else:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", chosen)
+    tracker = MlflowTracker(f"sqlite:///{store / 'mlflow.db'}", store / "artifacts")
+
+    tracker.run_params("people", "ledger_head")
+
+    assert os.environ.get("MLFLOW_TRACKING_URI") == chosen
