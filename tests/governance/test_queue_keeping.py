@@ -1,10 +1,13 @@
 """Laws of what a queue keeps: which holds and exemptions count, and holds that follow overlaps."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from threading import Barrier
 
 import pytest
 
-from governance.errors import RequestError
+from governance.deletion_queue import open_queue
+from governance.errors import RequestError, StoreBusyError
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BOTH = ("default", "web")
@@ -83,6 +86,63 @@ def test_an_erasure_does_not_begin_past_a_newer_hold(queue, ask, placed, begins)
     assert queue.get("a").state == ("data_erased" if begins else "approved")
     assert queue.begin_erasure(["a"], n_placed=queue.keeping().n_placed, **how)
     assert queue.get("a").state == "data_erased"
+
+
+def approved(queue, name):
+    """Lease a request as a batch of its own, up to the erasure; return how its begin is called."""
+    batch = queue.lease_batch(f"run of {name}", lease_s=60, max_items=1, now=NOW)
+    assert batch.request_ids == (name,)
+    queue.transition_all([name], "planned", token=batch.token, now=NOW)
+    queue.transition_all([name], "approved", token=batch.token, now=NOW)
+    return {"token": batch.token, "n_placed": queue.keeping().n_placed, "now": NOW, "reason": None}
+
+
+@pytest.mark.parametrize("ends", ["needs_person", "closed"])
+def test_an_erasure_does_not_begin_while_another_one_is_not_over(queue, ask, ends):
+    """Nothing moves until the other batch waits for a person or is closed; a repeat is no other."""
+    for name in "ab":
+        queue.submit(ask(name))
+    first, second = approved(queue, "a"), approved(queue, "b")
+    for _ in range(2):
+        assert queue.begin_erasure(["a"], **first)
+    with pytest.raises(StoreBusyError, match="no other batch"):
+        queue.begin_erasure(["b"], **second)
+    assert (queue.get("a").state, queue.get("b").state) == ("data_erased", "approved")
+
+    how = {"token": first["token"], "now": NOW}
+    if ends == "needs_person":
+        queue.transition_all(["a"], ends, **how)
+    else:
+        for state in ("model_unlearned", "verified_forgotten", "propagated"):
+            queue.transition_all(["a"], state, **how)
+        queue.close("a", outcome="forgotten", claim="exact", details=None, **how)
+    assert queue.begin_erasure(["b"], **second)
+
+
+def test_of_erasures_that_begin_at_once_one_does(queue_url, ask):
+    """Eight batches ask at the same moment, each by a connection of its own."""
+    names = "abcdefgh"
+    queues = [open_queue(queue_url) for _ in names]
+    for name in names:
+        queues[0].submit(ask(name))
+    how = [approved(queues[0], name) for name in names]
+    together = Barrier(len(names))
+
+    def begin(number):
+        together.wait()
+        try:
+            return queues[number].begin_erasure([names[number]], **how[number])
+        except StoreBusyError:
+            return "busy"
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        answers = list(pool.map(begin, range(len(names))))
+    states = [queues[0].get(name).state for name in names]
+    for queue in queues:
+        queue.dispose()
+
+    assert sorted(map(str, answers)) == ["True"] + ["busy"] * 7
+    assert [state == "data_erased" for state in states] == [answer is True for answer in answers]
 
 
 def test_a_hold_of_an_overlap_follows_it(overlapping):

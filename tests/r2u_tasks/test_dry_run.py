@@ -2,18 +2,22 @@
 
 import hashlib
 import importlib.util
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from governance.digests import read_json
 from governance.errors import RequestError
+from governance.manifest import read_members
+from governance.storage import read_table
+from governance.suppression import add_tombstones, pseudonyms
 from r2u_tasks.stages.classify import classify_data
 from r2u_tasks.stages.context import open_context
 from r2u_tasks.stages.dry_run import plan_request, plan_target
 from r2u_tasks.stages.requests import submit_request
 from r2u_tasks.stages.train import train_ready_model
-from r2u_tasks.stages.unlearn import run_batch
+from r2u_tasks.stages.unlearn import lease_batch, plan_batch, run_batch
 
 pytestmark = pytest.mark.ml
 
@@ -93,6 +97,50 @@ def test_a_person_nobody_knows_is_said_to_be_unknown(place):
         plan["lane"]["first"],
     )
     assert (0.0, 0.0) == (plan["estimate"]["low_s"], plan["estimate"]["high_s"])
+
+
+def test_what_an_unfinished_batch_left_in_the_model_counts_as_in_the_plan(place):
+    """Nobody is called forgotten while the model knows erased records; the exact lane is first.
+
+    The control is the same two persons before that batch.
+    """
+    train_ready_model(run_id="t", **place)
+    context = open_context(**place)
+    table = read_table(context.workspace.classified)
+    keys = pseudonyms(context.pseudonym_key, "record", table["id"].to_pylist())
+    members = read_members(context.workspace.model("ready-t") / "members.parquet")
+    known: dict[str, list[str]] = {}
+    for person, key in zip(table["person"].to_pylist(), keys, strict=True):
+        if key in members:
+            known.setdefault(person, []).append(key)
+    gone, other = sorted(known)[:2]
+    before = [plan_target(subject_id=person, **place) for person in (gone, other)]
+    assert [one["lane"]["first"] for one in before] == ["approximate"] * 2
+    add_tombstones(
+        context.workspace.tombstones,
+        record_keys=known[gone],
+        subject_keys=pseudonyms(context.pseudonym_key, "subject", [gone]),
+        batch_id="refused",
+        erased_at=datetime.now(UTC),
+    )
+    classify_data(run_id="c2", **place)
+    for name, person in (("gone", gone), ("other", other), ("nobody", "nobody")):
+        submit_request(request_id=name, subject_id=person, **place)
+
+    said = {name: plan_request(request_id=name, **place) for name in ("gone", "other", "nobody")}
+    lease = lease_batch(run_id="b", **place)
+    plan = plan_batch(batch_id=lease["batch_id"], token=lease["token"], **place)
+
+    assert [one["closes_at_once_as"] for one in said.values()] == [None, None, "not_found"]
+    assert f"still knows {len(known[gone])} erased" in said["gone"]["lane"]["why"]
+    lane = said["other"]["lane"]
+    assert (lane["first"], lane["if_refused"]) == (plan["exact_lane"], None)
+    assert lane["first_segment"] == plan["first_segment"]
+    estimate = said["other"]["estimate"]
+    assert set(estimate["basis"]) == {"evidence_s", f"{lane['first']}_s"}
+    assert plan["n_unfinished_records"] == len(known[gone])
+    assert (plan["requests"], plan["not_found"], plan["already_forgotten"]) == (["other"], 1, 0)
+    assert context.queue.get("gone").state == "leased"
 
 
 def test_a_selector_counts_every_row_of_its_value(place):
