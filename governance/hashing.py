@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 DIGEST_BYTES = 32
-_SLICE = 1 << 13
+_SLICE = 1 << 14
 _HMAC_BLOCK = 64
 
 Item = TypeVar("Item")

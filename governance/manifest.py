@@ -131,15 +131,16 @@ def _spread(part: Members, spools: Sequence[IO[bytes]]) -> None:
     rows = rows[np.argsort(first, kind="stable")]
     ends = np.cumsum(np.bincount(first, minlength=_PARTITIONS))
     for spool, start, end in zip(spools, [0, *ends[:-1]], ends, strict=True):
-        spool.write(rows[start:end].tobytes())
+        spool.write(rows[start:end].view(np.uint8).data)
 
 
 def _sorted_rows(spool: IO[bytes]) -> np.ndarray:
     spool.seek(0)
     rows = np.frombuffer(spool.read(), _ROW)
-    words = np.ascontiguousarray(rows["leaf"]).view(">u8").astype(np.uint64).reshape(-1, 4)
-    order = np.argsort(words[:, 0])
-    if (np.diff(words[order, 0]) == 0).any():  # one pair in 2**64 / n**2 tables, or a repeated row
+    words = np.ascontiguousarray(rows["leaf"]).view(">u8").reshape(-1, 4)
+    first = words[:, 0].astype(np.uint64)
+    order = np.argsort(first)
+    if (np.diff(first[order]) == 0).any():  # one pair in 2**64 / n**2 tables, or a repeated row
         order = np.lexsort(words.T[::-1])
     spool.truncate(0)
     sorted_rows: np.ndarray = rows[order]

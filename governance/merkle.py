@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from governance.hashing import DIGEST_BYTES, binary_rows, sha256_array
+from governance.hashing import DIGEST_BYTES, binary_rows, in_order, sha256_array
 
 _BLOCK = 1 << 16
 _SMALL = 256
@@ -41,7 +41,7 @@ def stream_root(blocks: Iterable[np.ndarray]) -> str:
     Args:
         blocks: uint8 of shape (m, 32) each, any m, in tree order.
     """
-    tops = [_top(block) for block in _regular(blocks)]
+    tops = list(in_order(_top, _regular(blocks)))
     if not tops:
         return "sha256:" + hashlib.sha256(b"").hexdigest()
     return "sha256:" + _top(np.stack(tops)).tobytes().hex()
