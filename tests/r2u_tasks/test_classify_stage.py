@@ -10,13 +10,13 @@ import pytest
 from governance.errors import DataError, ValidationFailedError
 from governance.storage import read_table, table_exists
 from governance.suppression import add_tombstones, load_or_make_key, pseudonym
-from r2u_tasks.stages import classify
 from r2u_tasks.stages.calibrate import accept_proposal, calibrate
 from r2u_tasks.stages.classify import (
     classify_data,
     classify_part,
     explain,
     ingest_rows,
+    publish,
     publish_classified,
 )
 from r2u_tasks.stages.policies import compare_policies, explain_policy
@@ -213,13 +213,13 @@ def test_a_bucket_that_is_lost_while_rows_are_written_commits_nothing(root, monk
     steps = {"run_id": "a", **place_of(root)}
     buckets = [bucket for part in ingest_rows(**steps)["parts"] for bucket in part]
     classify_part(part=buckets, **steps)
-    publish = classify.publish_batches
+    write = publish.publish_batches
 
     def publish_meanwhile(*arguments, **named):
         (root / "staging" / "classify-a" / "rows" / f"{buckets[-1]}.parquet").unlink()
-        return publish(*arguments, **named)
+        return write(*arguments, **named)
 
-    monkeypatch.setattr(classify, "publish_batches", publish_meanwhile)
+    monkeypatch.setattr(publish, "publish_batches", publish_meanwhile)
     with pytest.raises(DataError, match=f"rows of bucket {buckets[-1]},"):
         publish_classified(**steps)
 
