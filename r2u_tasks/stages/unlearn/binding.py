@@ -66,7 +66,10 @@ def bind_plan(context: StageContext, batch_id: str, token: int) -> JSON:
                 context, batch_id, plan, token, keeping
             ):
                 return plan
-        step_path(context, batch_id, "plan").unlink()
+            # Whose lease was taken over must not discard the plan of the new holder.
+            lease_s = context.declaration.queue.lease_s
+            context.queue.renew_lease(batch_id, token, lease_s=lease_s, now=now())
+            step_path(context, batch_id, "plan").unlink()
     message = (
         f"batch {batch_id}: expected tables, serving model and holds to stay as planned, got other "
         f"ones {_TRIES} times; nothing was erased. Run it again when loads and trainings are over"
@@ -114,6 +117,10 @@ def _begin(context: StageContext, batch_id: str, plan: JSON, token: int, keeping
     A run that is killed within goes on here with the plan, or another one if the ground moved. The
     rows are counted before the tombstones, by which the next load takes them away.
     """
+    if not context.queue.begin_erasure(
+        plan["requests"], token=token, n_placed=keeping.n_placed, reason=_REASON, now=now()
+    ):
+        return False
     lost = [
         row.request_id
         for row in leased_requests(context, batch_id)
@@ -121,10 +128,6 @@ def _begin(context: StageContext, batch_id: str, plan: JSON, token: int, keeping
     ]
     why = "its rows left the tables, or are kept, since a run that was killed began to erase them"
     move_all(context, lost, "needs_person", token=token, reason=why)
-    if not context.queue.begin_erasure(
-        plan["requests"], token=token, n_placed=keeping.n_placed, reason=_REASON, now=now()
-    ):
-        return False
     rows = read_rows(context.workspace.batch(batch_id))
     digest = plan["plan_digest"]
     body = {"batch_id": batch_id, "plan_digest": digest, "n_records": rows.num_rows}
