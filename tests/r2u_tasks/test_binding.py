@@ -4,14 +4,13 @@ import csv
 import fcntl
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from benchmarks.planted import record_of, subject_of, write_data_set
+from benchmarks.planted import record_of, subject_of
 from governance.digests import read_json
 from governance.errors import ReleaseBlockedError, StoreBusyError
 from governance.manifest import find_members, read_members
@@ -40,17 +39,9 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The planted data set with a model, made once."""
-    folder = tmp_path_factory.mktemp("trained")
-    declaration = write_data_set(folder, records_each=RECORDS_EACH)
-    place = {"dataset": str(declaration), "root_uri": str(folder / "root")}
-    sys.path.insert(0, str(folder))
-    sys.modules.pop("planted_net", None)
-    classify_data(run_id="c", **place)
-    train_ready_model(run_id="t", **place)
-    yield folder
-    sys.path.remove(str(folder))
+def trained(plant):
+    """The folder of the planted data set with a model, made once."""
+    return Path(plant(records_each=RECORDS_EACH)["dataset"]).parent
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """Laws of checkpoints: an exact model starts from bytes that training committed to, or earlier."""
 
 import shutil
-import sys
 
 import pytest
 
-from benchmarks.planted import ERASED, record_of, write_data_set
+from benchmarks.planted import ERASED, record_of
 from governance.digests import read_json, write_json
 from governance.errors import DigestMismatchError
 from r2u_tasks.kept_checkpoints import (
@@ -16,27 +15,18 @@ from r2u_tasks.kept_checkpoints import (
 )
 from r2u_tasks.models import load_record
 from r2u_tasks.stages import unlearn
-from r2u_tasks.stages.classify import classify_data
 from r2u_tasks.stages.context import open_context
 from r2u_tasks.stages.dry_run import plan_target
 from r2u_tasks.stages.requests import submit_request
-from r2u_tasks.stages.train import train_ready_model
 from r2u_tasks.stages.unlearn.steps import step_path
 
 pytestmark = pytest.mark.ml
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(plant):
     """The planted data set with a trained model; nobody changes it."""
-    home = tmp_path_factory.mktemp("trained")
-    sys.path.insert(0, str(home))
-    sys.modules.pop("planted_net", None)
-    place = {"dataset": str(write_data_set(home)), "root_uri": str(home / "root")}
-    classify_data(run_id="c", **place)
-    train_ready_model(run_id="t", **place)
-    yield place
-    sys.path.remove(str(home))
+    return plant()
 
 
 @pytest.fixture

@@ -1,22 +1,20 @@
 """Laws of overlaps: what one request keeps, no other request erases, until it is kept no more."""
 
 import shutil
-import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from benchmarks.planted import N_PERSONS, RECORDS_EACH, record_of, subject_of, write_data_set
+from benchmarks.planted import N_PERSONS, RECORDS_EACH, record_of, subject_of
 from governance.digests import read_json
 from governance.ledger import read_entries
 from governance.storage import read_table
 from governance.suppression import read_tombstones
 from r2u_tasks.stages import unlearn
-from r2u_tasks.stages.classify import classify_data
 from r2u_tasks.stages.context import open_context
 from r2u_tasks.stages.dry_run import plan_request
 from r2u_tasks.stages.requests import submit_request
-from r2u_tasks.stages.train import train_ready_model
 
 pytestmark = pytest.mark.ml
 
@@ -26,17 +24,9 @@ N_CONSENT = RECORDS_EACH * len(range(0, N_PERSONS, 3))
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The planted data set with a model, made once."""
-    folder = tmp_path_factory.mktemp("trained")
-    declaration = write_data_set(folder)
-    place = {"dataset": str(declaration), "root_uri": str(folder / "root")}
-    sys.path.insert(0, str(folder))
-    sys.modules.pop("planted_net", None)
-    classify_data(run_id="c", **place)
-    train_ready_model(run_id="t", **place)
-    yield folder
-    sys.path.remove(str(folder))
+def trained(plant):
+    """The folder of the planted data set with a model, made once."""
+    return Path(plant()["dataset"]).parent
 
 
 @pytest.fixture

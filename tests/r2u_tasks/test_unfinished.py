@@ -1,12 +1,10 @@
 """Laws of a training that an erasure overtakes: killed or running, nothing of it is left."""
 
 import shutil
-import sys
 from datetime import UTC, datetime
 
 import pytest
 
-from benchmarks.planted import write_data_set
 from governance.digests import read_json, write_json
 from governance.errors import StoreBusyError
 from governance.ledger import read_entries
@@ -14,7 +12,6 @@ from governance.manifest import read_members
 from governance.storage import read_table
 from governance.suppression import add_tombstones, pseudonym
 from r2u_tasks.stages import train
-from r2u_tasks.stages.classify import classify_data
 from r2u_tasks.stages.context import open_context
 from r2u_tasks.stages.sentinel import check
 from r2u_tasks.stages.train import train_ready_model
@@ -28,15 +25,9 @@ class KilledError(Exception):
 
 
 @pytest.fixture(scope="module")
-def classified(tmp_path_factory):
+def classified(plant):
     """The planted data set, classified; nobody changes it."""
-    home = tmp_path_factory.mktemp("classified")
-    sys.path.insert(0, str(home))
-    sys.modules.pop("planted_net", None)
-    place = {"dataset": str(write_data_set(home)), "root_uri": str(home / "root")}
-    classify_data(run_id="c", **place)
-    yield place
-    sys.path.remove(str(home))
+    return plant(model=False)
 
 
 @pytest.fixture
