@@ -146,13 +146,14 @@ def _members(
 ) -> Iterator[Members]:
     """Yield the commitments of the training rows, part by part."""
     record_id = context.declaration.columns.record_id
+    places = pc.index_in(table[record_id].cast(seen.type), value_set=seen)
 
     def parts() -> Iterator[_Part]:
-        for buckets, part in _parts(table):
-            places = pc.index_in(part[record_id].cast(seen.type), value_set=seen)
-            rows, places = part.filter(pc.is_valid(places)), places.drop_null()
+        for buckets, numbers in _parts(table):
+            here = places.take(numbers)
+            rows = _rows(table, numbers).filter(pc.is_valid(here))
             if rows.num_rows:
-                yield rows, buckets, segment[places.to_numpy()]
+                yield rows, buckets, segment[here.drop_null().to_numpy()]
 
     return _committed(context, parts())
 
@@ -162,7 +163,8 @@ def _current(context: StageContext, table: pa.Table) -> Iterator[Members]:
     record_id = context.declaration.columns.record_id
 
     def parts() -> Iterator[_Part]:
-        for buckets, part in _parts(table):
+        for buckets, numbers in _parts(table):
+            part = _rows(table, numbers)
             known = _salts(context, buckets)["record_id"].combine_chunks()
             rows = part.filter(pc.is_in(part[record_id].cast(known.type), value_set=known))
             if rows.num_rows:
@@ -192,12 +194,23 @@ def _committed(context: StageContext, parts: Iterator[_Part]) -> Iterator[Member
     return in_order(commit, parts)
 
 
-def _parts(table: pa.Table) -> Iterator[tuple[list[int], pa.Table]]:
-    """Yield the rows in at most 64 parts of whole buckets: each part is found by one scan."""
-    buckets = sorted(table[BUCKET].unique().to_pylist())
-    for group in np.array_split(buckets, min(len(buckets), _MAX_PARTS)) if buckets else ():
-        wanted = pa.array(group, table[BUCKET].type)
-        yield group.tolist(), table.filter(pc.is_in(table[BUCKET], value_set=wanted))
+def _parts(table: pa.Table) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield the numbers of the rows in at most 64 parts of whole buckets."""
+    bucket_of = table[BUCKET].to_numpy()
+    order = np.argsort(bucket_of, kind="stable")
+    buckets, starts = np.unique(bucket_of[order], return_index=True)
+    ends = np.append(starts[1:], len(order))
+    for group in np.array_split(np.arange(len(buckets)), min(len(buckets), _MAX_PARTS) or 1):
+        if len(group):
+            yield buckets[group].tolist(), order[starts[group[0]] : ends[group[-1]]]
+
+
+def _rows(table: pa.Table, numbers: np.ndarray) -> pa.Table:
+    """Return the rows with these numbers; a table of Delta has those of a bucket side by side."""
+    first, n = int(numbers[0]), len(numbers)
+    if (numbers == np.arange(first, first + n)).all():
+        return table.slice(first, n)
+    return table.take(numbers)
 
 
 def _salts(context: StageContext, buckets: list[int]) -> pa.Table:
