@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from governance.digests import read_json
+from governance.errors import ReleaseBlockedError
 from governance.ledger import read_entries
 from governance.verifier import verify_certificate
+from r2u_tasks.models import load_model, load_record, read_champion
 from r2u_tasks.stages.classify import classify_data
+from r2u_tasks.stages.context import open_context
 from r2u_tasks.stages.requests import list_requests, submit_request
 from r2u_tasks.stages.train import train_ready_model
-from r2u_tasks.stages.unlearn import run_batch, steps
+from r2u_tasks.stages.unlearn import exact, run_batch, steps
 
 pytestmark = pytest.mark.ml
 
@@ -115,3 +118,25 @@ def test_who_was_erased_with_a_tenant_is_not_called_unknown(place):
     assert found["stranger"] == ("closed", "not_found")
     assert found["tenant-again"] == ("closed", "already_forgotten")
     assert found["no-tenant"] == ("closed", "not_found")
+
+
+def test_an_exact_lane_that_gives_the_old_weights_back_certifies_nobody(place, monkeypatch):
+    """Whatever its evidence says: a person must look, and nothing says that it was forgotten."""
+    ask(place, "one", subject_id="p-17")
+    context = open_context(**place)
+    train = exact.train_segments
+
+    def returns_the_original(model, *arguments, **named):
+        cost = train(model, *arguments, **named)
+        record = load_record(context.workspace, read_champion(context.workspace))
+        original = load_model(context.workspace, context.declaration, record)
+        model.load_state_dict(original.state_dict())
+        return cost
+
+    monkeypatch.setattr(exact, "train_segments", returns_the_original)
+    with pytest.raises(ReleaseBlockedError):
+        run_batch(run_id="night", **place)
+
+    assert states(place) == {"one": ("needs_person", None)}
+    assert read_champion(context.workspace) == "ready-t2"
+    assert not list(context.workspace.root.glob("batches/*/certificates/*.json"))

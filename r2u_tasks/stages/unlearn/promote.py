@@ -8,7 +8,7 @@ from governance.errors import ReleaseBlockedError
 from governance.manifest import Drift, SetDifference
 from governance.suppression import read_tombstones
 from r2u_tasks.batch import read_rows
-from r2u_tasks.models import load_model, load_record, read_champion
+from r2u_tasks.models import ModelRecord, load_model, load_record, read_champion
 from r2u_tasks.stages import events
 from r2u_tasks.stages.commitment import compare_members
 from r2u_tasks.stages.context import JSON, StageContext, open_context
@@ -52,6 +52,8 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
         events.batch_failed(context, batch_id, ReleaseBlockedError.__name__)
         raise ReleaseBlockedError(message)
     record = load_record(context.workspace, accepted["model_key"])
+    if not accepted.get("untouched"):
+        _require_changed(context, batch_id, plan, record, token)
     _require_difference(context, batch_id, plan, record.model_key, token)
     serves = read_champion(context.workspace)
     stays = accepted.get("untouched") and serves == record.model_key
@@ -90,6 +92,25 @@ def _promote(context: StageContext, batch_id: str, token: int) -> JSON:
         "lane": accepted["lane"],
         "claim": accepted["claim"],
     }
+
+
+def _require_changed(
+    context: StageContext, batch_id: str, plan: JSON, record: ModelRecord, token: int
+) -> None:
+    """Refuse the weights that knew the records, whatever made them and whatever its evidence says.
+
+    No certificate of them could be verified, so it has to be said before they serve again.
+
+    Raises:
+        ReleaseBlockedError: They are the same; a person must look.
+    """
+    if record.weights_digest != plan["parent_weights_digest"]:
+        return
+    why = "the accepted model is the one that knew the records: nothing was changed"
+    move_all(context, plan["requests"], "needs_person", token=token, reason=why)
+    events.batch_failed(context, batch_id, ReleaseBlockedError.__name__)
+    message = f"batch {batch_id}: expected weights other than {plan['model_key']}'s, got: {why}"
+    raise ReleaseBlockedError(message)
 
 
 def _require_may_serve(
