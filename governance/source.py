@@ -22,7 +22,7 @@ import pyarrow.dataset as pa_dataset
 
 from governance.declaration import Declaration, Feature
 from governance.errors import DataError
-from governance.storage import hash_column, scan_table
+from governance.storage import hash_column, in_bounded_batches, scan_table
 
 _CSV_BLOCK_BYTES = 64 << 20
 _CHUNK_BYTES = 48 << 20
@@ -140,7 +140,7 @@ def _readable(declaration: Declaration) -> Iterator[pa.RecordBatch]:
             data = pa_dataset.dataset(path, format="parquet")
             names = data.schema.names
             _require_columns(names, declaration)
-            batches = data.to_batches(columns=wanted, batch_readahead=1, fragment_readahead=1)
+            batches = in_bounded_batches(data, wanted)
         if names is not None:
             _require_columns(names, declaration)
         for batch in batches:

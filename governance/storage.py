@@ -14,6 +14,7 @@ Rules enforced here:
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,15 +23,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
 
-from governance.errors import DataError, DigestMismatchError, R2UError, StoreBusyError
+from governance.errors import DataError, DigestMismatchError, StoreBusyError
 
 if TYPE_CHECKING:  # at run time it would load pandas into every reader of the queue
     import pyarrow.dataset as pa_dataset
@@ -42,6 +46,13 @@ _NO_TRACES = {
     "delta.dataSkippingNumIndexedCols": "0",
     "delta.logRetentionDuration": "interval 0 seconds",
     "delta.deletedFileRetentionDuration": "interval 0 seconds",
+}
+
+_WIDER = {
+    pa.uint8(): pa.int16(),  # Delta has no unsigned numbers
+    pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(),
+    pa.uint64(): pa.int64(),
 }
 
 
@@ -295,14 +306,28 @@ def scan_table(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[
     """
     data = _open(path).to_pyarrow_dataset()
     try:
-        yield from data.to_batches(
-            columns=list(columns) if columns is not None else None,
-            batch_readahead=1,
-            fragment_readahead=1,
-        )
+        yield from in_bounded_batches(data, columns)
     except (pa.ArrowException, OSError) as error:
         message = f"table {path.name}: expected readable files, got {type(error).__name__}"
         raise DataError(message) from error
+
+
+def in_bounded_batches(
+    data: pa_dataset.Dataset, columns: Sequence[str] | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of Parquet files; memory does not grow with them, however slow the caller is.
+
+    Arrow reads ahead, with threads or buffers as much as a whole file.
+    """
+    import pyarrow.dataset as pa_dataset  # noqa: PLC0415
+
+    yield from data.to_batches(
+        columns=None if columns is None else list(columns),
+        batch_readahead=1,
+        fragment_readahead=1,
+        use_threads=False,
+        fragment_scan_options=pa_dataset.ParquetFragmentScanOptions(pre_buffer=False),
+    )
 
 
 def publish_batches(
@@ -318,27 +343,89 @@ def publish_batches(
         path: Folder of the table.
         schema: Of every batch.
         batches: Called when nobody else can write any more, until the commit. The batches
-            themselves are made inside of the writer and must not touch a Delta table. An error of
-            ours that they raise is raised here, and nothing is committed.
+            are written one after the other, each with rows of one bucket. What they raise is
+            raised here, and nothing is committed.
         transaction: Name of the write.
     """
-    refused: list[R2UError] = []
-
-    def watched(stream: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from stream
-        except R2UError as error:
-            refused.append(error)
-            raise
-
     with exclusive(path):
-        reader = pa.RecordBatchReader.from_batches(schema, watched(batches()))
-        try:
-            return _write(path, reader, mode="overwrite", transaction=transaction)
-        except DataError:
-            if refused:  # the writer knows only that its stream broke
-                raise refused[0] from None
-            raise
+        if table_exists(path) and _open(path).transaction_version(transaction) is not None:
+            return table_version(path)
+        with _publishing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            kept = Schema.from_arrow(_plain(schema))
+            _commit(path, kept, _write_files(path, kept, batches()), transaction)
+        return table_version(path)
+
+
+def _write_files(path: Path, schema: Schema, batches: Iterable[pa.RecordBatch]) -> list[AddAction]:
+    """Write each batch into a file of its bucket; memory is that of a batch.
+
+    ``write_deltalake`` keeps a writer open for each bucket until the end, and with it as many bytes
+    as the table has. What is written for nothing is deleted by the next purge.
+    """
+    types = pa.schema(schema.to_arrow())
+    inner = pa.schema([field for field in types if field.name != BUCKET])
+    files = []
+    for batch in batches:
+        rows = pa.Table.from_batches([batch])
+        if not rows.num_rows:
+            continue
+        (bucket,) = rows[BUCKET].unique().to_pylist()
+        name = f"{BUCKET}={bucket}/part-{uuid4()}.snappy.parquet"
+        (path / name).parent.mkdir(exist_ok=True)
+        pq.write_table(_cast(rows, inner), path / name, store_schema=False)
+        written = (path / name).stat()
+        moment, stats = int(written.st_mtime * 1000), json.dumps({"numRecords": rows.num_rows})
+        values = {BUCKET: str(bucket)}
+        files.append(AddAction(name, written.st_size, values, moment, True, stats))
+    return files
+
+
+def _commit(path: Path, schema: Schema, files: list[AddAction], transaction: str) -> None:
+    """Let files be the whole content of a table, in one commit."""
+    properties = CommitProperties(app_transactions=[Transaction(transaction, 1)])
+    if table_exists(path):
+        _open(path).create_write_transaction(
+            files, "overwrite", schema, partition_by=[BUCKET], commit_properties=properties
+        )
+        return
+    create_table_with_add_actions(
+        str(path),
+        schema,
+        files,
+        partition_by=[BUCKET],
+        configuration=_NO_TRACES,
+        commit_properties=properties,
+    )
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Return the schema in types that Delta has and that hold the same values."""
+    return pa.schema([field.with_type(_plain_type(field.type)) for field in schema])
+
+
+def _plain_type(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(type_):
+        return _plain_type(type_.value_type)
+    if pa.types.is_timestamp(type_):
+        return pa.timestamp("us", "UTC" if type_.tz else None)
+    if _is_list(type_):
+        return pa.list_(_plain_type(type_.value_type))
+    return _WIDER.get(type_, type_)
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(type_) for is_kind in kinds)
+
+
+def _cast(rows: pa.Table, types: pa.Schema) -> pa.Table:
+    """Return the rows in these types; of times, what is below a microsecond is cut off."""
+    columns = [
+        rows[field.name].cast(field.type, safe=not pa.types.is_timestamp(field.type))
+        for field in types
+    ]
+    return pa.table(columns, schema=types)
 
 
 def _answer(
@@ -441,14 +528,12 @@ def _census(path: Path, asked: pa.Table, column: str) -> RowCensus:
     return RowCensus(version, row["n"], row["hit"], f"sum-hash:{row['digest']}")
 
 
-def _write(
-    path: Path, table: pa.Table | pa.RecordBatchReader, *, mode: str, transaction: str
-) -> int:
+def _write(path: Path, table: pa.Table, *, mode: str, transaction: str) -> int:
     exists = table_exists(path)
     if exists and _open(path).transaction_version(transaction) is not None:
         return table_version(path)
     partition = [BUCKET] if BUCKET in table.schema.names else None
-    try:
+    with _publishing(path):
         path.mkdir(parents=True, exist_ok=True)
         write_deltalake(
             str(path),
@@ -459,6 +544,14 @@ def _write(
             configuration=None if exists else _NO_TRACES,
             commit_properties=CommitProperties(app_transactions=[Transaction(transaction, 1)]),
         )
+    return table_version(path)
+
+
+@contextmanager
+def _publishing(path: Path) -> Iterator[None]:
+    """Say in words of ours why a write failed."""
+    try:
+        yield
     except CommitFailedError as error:
         message = f"table {path.name}: another writer was faster; run the step again"
         raise StoreBusyError(message) from error
@@ -468,7 +561,6 @@ def _write(
             "is the disk full? The former version is untouched"
         )
         raise DataError(message) from error
-    return table_version(path)
 
 
 def _open(path: Path, version: int | None = None) -> DeltaTable:

@@ -20,6 +20,7 @@ from governance.source import read_source
 from governance.storage import (
     count_rows,
     erase_records,
+    publish_batches,
     publish_table,
     purge_history,
     query,
@@ -371,3 +372,50 @@ def test_a_purge_waits_for_a_writer(table_path):
     writer.join()
 
     assert ["written", "purged"] == steps
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        (pa.array([[0, 255], [1, 2]], pa.list_(pa.uint8(), 2)), pa.list_(pa.int16())),
+        (pa.array([0, 2**32 - 1], pa.uint32()), pa.int64()),
+        (pa.array([1_000, 2_000], pa.timestamp("ns")), pa.timestamp("us")),
+        (pa.array(["a", "b"]).dictionary_encode(), pa.string()),
+        (pa.array(["a", "b"], pa.string_view()), pa.string()),
+    ],
+    ids=["pixels", "unsigned", "nanoseconds", "dictionary", "view"],
+)
+def test_a_stream_keeps_its_values_in_types_that_delta_has(tmp_path, values, kept):
+    """Delta has no unsigned numbers: the next larger signed type holds them."""
+    table = pa.table({"x": values, "bucket": pa.array([0, 0], pa.int32())})
+
+    publish_batches(tmp_path / "t", table.schema, table.to_batches, transaction="one")
+
+    found = read_table(tmp_path / "t")["x"]
+    assert found.to_pylist() == values.to_pylist()
+    assert str(found.type).replace("element", "item") == str(kept)
+
+
+def test_a_stream_that_breaks_publishes_nothing_and_a_purge_takes_its_files(tmp_path):
+    """Its own error comes out; the former rows stay, in another schema than the stream's."""
+    path = tmp_path / "t"
+    former = pa.table({"id": ["a"], "bucket": pa.array([0], pa.int32())})
+    publish_batches(path, former.schema, former.to_batches, transaction="one")
+    rows = pa.table({"id": ["b"], "more": [1.0], "bucket": pa.array([1], pa.int32())})
+
+    def broken():
+        yield from rows.to_batches()
+        raise DigestMismatchError("a row is missing")
+
+    with pytest.raises(DigestMismatchError):
+        publish_batches(path, rows.schema, broken, transaction="two")
+    assert read_table(path).to_pylist() == former.to_pylist()
+    assert len(list(path.glob("bucket=*/*"))) == 2
+    purge_history(path)
+    assert len(list(path.glob("bucket=*/*"))) == 1
+
+    versions = {
+        publish_batches(path, rows.schema, rows.to_batches, transaction="three") for _ in range(2)
+    }
+    assert read_table(path).to_pylist() == rows.to_pylist()
+    assert versions == {table_version(path)}
