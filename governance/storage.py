@@ -167,14 +167,6 @@ def read_table(
         raise DataError(message) from error
 
 
-def read_in_batches(
-    path: Path, *, columns: Sequence[str] | None = None
-) -> Iterator[pa.RecordBatch]:
-    """Yield a table's batches, or some columns of them, one after the other."""
-    names = list(columns) if columns is not None else None
-    yield from _open(path).to_pyarrow_dataset().to_batches(columns=names)
-
-
 def query(
     sql: str,
     *,

@@ -72,12 +72,12 @@ def _batches(source: Path) -> Iterator[Any]:
     """Yield the batches of whatever the source is."""
     from governance.declaration import load_declaration
     from governance.scanner.files import read_batches
-    from governance.storage import read_in_batches, table_exists
+    from governance.storage import scan_table, table_exists
 
     if source.suffix.lower() in {".yaml", ".yml"}:
         source = load_declaration(source).source_path
     if source.is_dir() and table_exists(source):
-        yield from read_in_batches(source)
+        yield from scan_table(source)
         return
     yield from read_batches(source)
 

@@ -35,7 +35,7 @@ from governance.lineage_answer import (
 )
 from governance.lineage_picture import draw_lineage
 from governance.signing import PUBLIC_NAME
-from governance.storage import read_in_batches, table_exists
+from governance.storage import scan_table, table_exists
 from governance.suppression import pseudonym, pseudonym_array, read_tombstones
 from governance.tracking import compare_lineage
 from r2u_tasks.stages.context import JSON, StageContext, open_context
@@ -158,7 +158,7 @@ def _records_in_tables(context: StageContext, kind: str, key: str) -> set[str]:
     names = [columns.record_id, columns.subject_id]
     asked = columns.record_id if kind == "record" else columns.subject_id
     found: set[str] = set()
-    for batch in read_in_batches(context.workspace.classified, columns=names):
+    for batch in scan_table(context.workspace.classified, columns=names):
         rows = pa.Table.from_batches([batch])
         keys = pseudonym_array(context.pseudonym_key, kind, rows[asked])
         ids = rows.filter(pc.equal(keys, pa.scalar(key, keys.type)))[columns.record_id]
