@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from functools import cached_property
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,26 @@ from governance.strict_yaml import read_yaml
 
 EMBEDDED_DIGITS = "embedded:digits"
 """Name of the declaration that ships with the package."""
+
+UNLEARNING_METHODS = (
+    "neg_grad_plus",
+    "gradient_ascent",
+    "gradient_ascent_clipped",
+    "npo",
+    "random_labels",
+    "salun",
+    "scrub",
+    "ssd",
+    "finetune",
+    "l1_sparse",
+    "level_matching",
+    "auto",
+    "no_op",
+)
+"""Names that ship with the package; docs/unlearning.md says what each does."""
+
+UNLEARNERS = "r2u.unlearners"
+"""Entry point group of a user's own methods."""
 
 _FACTORY = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
@@ -254,13 +275,25 @@ class Readiness(_Part):
 
 
 class Unlearning(_Part):
-    """The approximate lane. Its step count is chosen by rule; these are bounds."""
+    """The approximate lane. Steps, and their length where absent, are chosen by rule."""
 
     method: str = "neg_grad_plus"
-    step_size: Positive = 0.05
+    step_size: Positive | None = None
     max_steps: Count = 60
     retain_weight: Annotated[float, Field(ge=0.0)] = 1.0
     parameters: Patterns = ("*",)
+
+    @field_validator("method")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        if name in UNLEARNING_METHODS:
+            return name
+        added = entry_points(group=UNLEARNERS).names
+        if name not in added:
+            known = ", ".join([*UNLEARNING_METHODS, *sorted(added)])
+            message = f"expected one of {known}, got '{name}'"
+            raise ValueError(message)
+        return name
 
 
 class Evidence(_Part):

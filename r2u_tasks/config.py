@@ -193,21 +193,22 @@ class UnlearningConfig:
 
     Attributes:
         method: Registered name.
-        step_size: Length of one normalised step, as a fraction of the norm of all weights.
+        step_size: Length of one normalised step, as a fraction of the norm of all weights; found
+            by rule while the method runs where absent.
         max_steps: Upper bound of steps.
         retain_weight: Weight of the retain gradient against the forget gradient.
-        batch_size: Records in a retain batch.
-        seed: Seed of the batches.
+        batch_size: Records in a retain batch, and at most in a forget batch.
+        seed: Seed of the batches and of random labels.
         parameters: Shell-style patterns of the parameter names that unlearning may move.
         target_margins: Margin in nats that each forget record ``[B]`` should come down to; from
             validation records where absent.
     """
 
     method: str = "neg_grad_plus"
-    step_size: float = 0.05
+    step_size: float | None = None
     max_steps: int = 60
     retain_weight: float = 1.0
-    batch_size: int = 256
+    batch_size: int = 128
     seed: int = 0
     parameters: tuple[str, ...] = ("*",)
     target_margins: torch.Tensor | None = None

@@ -1,85 +1,31 @@
-"""Gradient ascent with retain descent, normalised, stopped at the level of unseen data.
+"""Methods that climb the loss of the forget records: gradient ascent, NegGrad+, NPO.
 
-Source: NegGrad+ (Kurmanji et al. 2023, SCRUB, arXiv 2302.09880, section 4): descend on the retain
-loss while ascending on the forget loss. What we do differently: each step has a fixed length
-relative to the weights (a raw rate is a knife edge), and the step count is chosen by rule: stop
-where the forget margins reach those of records the model never saw, halving a step that would go
-beyond. ``gradient_ascent`` is the same with retain weight 0 (Golatkar et al. 2020).
+The loop, its step length, stop and rewind are those of ``driver``; here is only the step.
 """
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-
 import torch
 from torch import nn
+from torch.nn import functional
 
 from r2u_tasks.config import UnlearningConfig
-from r2u_tasks.data import BatchStream, Records
-from r2u_tasks.metrics import accuracy
-from r2u_tasks.model import compute_logits
-from r2u_tasks.objectives import find_loss, logit_margins
-from r2u_tasks.parameters import Parameters, move, norm, parameters_in_scope
-from r2u_tasks.seeding import derive_seed
-from r2u_tasks.unlearning.contract import (
-    TOLERANCE_NATS,
-    StepRecord,
-    TargetLevel,
-    UnlearnedModel,
-    target_level,
+from r2u_tasks.data import Records
+from r2u_tasks.unlearning.contract import UnlearnedModel
+from r2u_tasks.unlearning.driver import Request, Step, StepInput, unlearn_by_steps
+from r2u_tasks.unlearning.gradients import (
+    Batch,
+    batch_of,
+    gradient,
+    in_batches,
+    losses_of,
+    move_along,
+    move_both,
+    task_loss,
 )
 
-_MAX_HALVINGS = 6
-_CURVE_SAMPLE = 2000
-
-
-def neg_grad_plus(
-    model: nn.Module,
-    retain: Records,
-    forget: Records,
-    validation: Records,
-    *,
-    config: UnlearningConfig,
-) -> UnlearnedModel:
-    """Return a copy of the model, unlearned by normalised ascent with retain descent.
-
-    Args:
-        model: Original model.
-        retain: Records that stay; batches of ``config.batch_size``.
-        forget: Records to forget; full batch.
-        validation: Unseen records that set the target level.
-        config: ``step_size`` is the length of a step as a fraction of the norm of all weights.
-    """
-    target = (
-        target_level(model, retain, forget, validation)
-        if config.target_margins is None
-        else TargetLevel(config.target_margins)
-    )
-    student = copy.deepcopy(model)
-    seed = derive_seed(config.seed, "unlearning")
-    stream = BatchStream(torch.arange(len(retain)), config.batch_size, seed, "retain")
-    sample = _sample(retain, seed)
-    curve = [_record(0, student, forget, sample, target)]
-    scope = parameters_in_scope(student, config.parameters)
-    length = config.step_size * norm(scope)
-    reason = f"reached the bound of {config.max_steps} steps"
-    halvings = steps = 0
-    while steps < config.max_steps:
-        if curve[-1].distance <= TOLERANCE_NATS:
-            reason = "forget margins are at the level of unseen records"
-            break
-        index = stream.next()
-        before = copy.deepcopy(student.state_dict())
-        _step(student, scope, forget, retain, index, length, config.retain_weight)
-        entry = _record(steps + 1, student, forget, sample, target)
-        if entry.distance < -TOLERANCE_NATS and halvings < _MAX_HALVINGS:
-            student.load_state_dict(before)
-            length, halvings = length / 2, halvings + 1
-            continue
-        steps += 1
-        curve.append(entry)
-    return UnlearnedModel(student, "neg_grad_plus", steps, reason, curve)
+NPO_BETA = 0.1
+"""Inverse temperature of NPO; towards 0 it is gradient ascent."""
 
 
 def gradient_ascent(
@@ -90,55 +36,114 @@ def gradient_ascent(
     *,
     config: UnlearningConfig,
 ) -> UnlearnedModel:
-    """Return a copy of the model, unlearned by normalised gradient ascent alone."""
-    plain = replace(config, retain_weight=0.0)
-    result = neg_grad_plus(model, retain, forget, validation, config=plain)
-    result.method = "gradient_ascent"
-    return result
+    """Return a copy of the model, unlearned by normalised gradient ascent alone.
+
+    Source: Golatkar et al. 2020 (arXiv 1911.04933), NegGrad; Thudi et al. 2022 (arXiv 2109.13398).
+    What we do differently: every step has the same length, whatever the gradient's norm.
+    """
+    request = Request(model, retain, forget, validation, config)
+    return unlearn_by_steps("gradient_ascent", _ascend(clipped=False), request)
 
 
-def _step(
-    student: nn.Module,
-    scope: Parameters,
-    forget: Records,
+def gradient_ascent_clipped(
+    model: nn.Module,
     retain: Records,
-    index: torch.Tensor,
-    length: float,
-    retain_weight: float,
-) -> None:
-    student.train()
-    direction = _loss_gradient(student, forget.inputs, forget.labels, scope)
-    scale = norm(direction)
-    if retain_weight > 0 and len(retain):
-        down = _loss_gradient(student, retain.inputs[index], retain.labels[index], scope)
-        scale = max(scale, norm(down))
-        direction = move(direction, down, -retain_weight)
-    if scale == 0:
-        return
+    forget: Records,
+    validation: Records,
+    *,
+    config: UnlearningConfig,
+) -> UnlearnedModel:
+    """Return a copy of the model, unlearned by gradient ascent with a clipped gradient.
+
+    Source: as ``gradient_ascent``, with the gradient's norm clipped at 1: steps begin short on
+    records that the model knows well, and are never longer than a normalised one.
+    """
+    request = Request(model, retain, forget, validation, config)
+    return unlearn_by_steps("gradient_ascent_clipped", _ascend(clipped=True), request)
+
+
+def neg_grad_plus(
+    model: nn.Module,
+    retain: Records,
+    forget: Records,
+    validation: Records,
+    *,
+    config: UnlearningConfig,
+) -> UnlearnedModel:
+    """Return a copy of the model, unlearned by ascent on forget and descent on retain records.
+
+    Source: NegGrad+ (Kurmanji et al. 2023, SCRUB, arXiv 2302.09880); known as gradient
+    difference for language models. What we do differently: a
+    forget gradient shorter than the retain gradient is scaled up to its length, so that records
+    which the model knows well are not drowned; the step is the sum over the larger of both norms,
+    and gets shorter where they are opposed.
+    """
+    request = Request(model, retain, forget, validation, config)
+
+    def step(at: StepInput) -> float:
+        up = gradient(lambda student: -task_loss(student, at.forget), at.student, at.scope)
+        if at.retain is None or config.retain_weight == 0:
+            return move_along(at.scope, up, at.length)
+        kept = at.retain
+        down = gradient(lambda student: task_loss(student, kept), at.student, at.scope)
+        return move_both(at.scope, up, down, config.retain_weight, at.length)
+
+    return unlearn_by_steps("neg_grad_plus", step, request)
+
+
+def npo(
+    model: nn.Module,
+    retain: Records,
+    forget: Records,
+    validation: Records,
+    *,
+    config: UnlearningConfig,
+) -> UnlearnedModel:
+    """Return a copy of the model, unlearned by negative preference optimisation.
+
+    Source: Zhang et al. 2024 (arXiv 2404.05868), with the retain loss beside it (NPO+RT there);
+    ``retain_weight: 0`` is NPO alone. What we do differently: the log-probability of a
+    sequence is the mean over its tokens, as everywhere here, not the sum; both gradients are joined
+    as in ``neg_grad_plus``.
+    """
+    request = Request(model, retain, forget, validation, config)
     with torch.no_grad():
-        for name, parameter in scope.items():
-            parameter.add_(direction[name], alpha=length / scale)
+        everyone = in_batches(len(forget), config.batch_size)
+        was_training = model.training
+        model.eval()
+        reference = torch.cat([losses_of(model, batch_of(forget, i)) for i in everyone])
+        model.train(was_training)
+
+    def step(at: StepInput) -> float:
+        known = reference[at.forget_index]
+        up = gradient(lambda student: npo_loss(student, at.forget, known), at.student, at.scope)
+        if at.retain is None or config.retain_weight == 0:
+            return move_along(at.scope, up, at.length)
+        kept = at.retain
+        down = gradient(lambda student: task_loss(student, kept), at.student, at.scope)
+        return move_both(at.scope, up, down, config.retain_weight, at.length)
+
+    return unlearn_by_steps("npo", step, request)
 
 
-def _loss_gradient(
-    model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, scope: Parameters
-) -> Parameters:
-    loss = find_loss(model).mean(model(inputs), labels)
-    return dict(zip(scope, torch.autograd.grad(loss, list(scope.values())), strict=True))
+def npo_loss(
+    model: nn.Module, batch: Batch, reference_losses: torch.Tensor, beta: float = NPO_BETA
+) -> torch.Tensor:
+    """Return (2 / beta) mean log(1 + (pi / pi_reference)^beta), a scalar, at least 0.
+
+    Args:
+        model: The student, pi = exp(-loss).
+        batch: Records to forget.
+        reference_losses: Loss of each record under the original model, ``[B]``, in nats.
+        beta: Inverse temperature, above 0.
+    """
+    log_ratio = reference_losses - losses_of(model, batch)
+    return 2 / beta * functional.softplus(beta * log_ratio).mean()
 
 
-def _record(
-    step: int, student: nn.Module, forget: Records, retain: Records, target: TargetLevel
-) -> StepRecord:
-    logits = compute_logits(student, forget)
-    hits = (logits.argmax(dim=1) == forget.labels).float().mean()
-    distance = target.distance(logit_margins(logits, forget.labels))
-    return StepRecord(step, float(hits), accuracy(student, retain), distance)
+def _ascend(*, clipped: bool) -> Step:
+    def step(at: StepInput) -> float:
+        up = gradient(lambda student: -task_loss(student, at.forget), at.student, at.scope)
+        return move_along(at.scope, up, at.length, clipped=clipped)
 
-
-def _sample(records: Records, seed: int) -> Records:
-    if len(records) <= _CURVE_SAMPLE:
-        return records
-    generator = torch.Generator().manual_seed(seed)
-    index = torch.randperm(len(records), generator=generator)[:_CURVE_SAMPLE].sort().values
-    return Records(records.inputs[index], records.labels[index], records.ids[index.numpy()])
+    return step
