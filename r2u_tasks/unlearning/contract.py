@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -28,6 +29,10 @@ TOLERANCE_NATS = 0.05
 
 _POINTS = 16
 """Quantiles that stand for one record's part of a distribution."""
+
+_LEVEL_RECORDS = 1000
+_COLLAPSE_RECORDS = 500
+"""Validation records that are looked at, at most: more cost time and change nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +85,23 @@ class TargetLevel:
         margins: Target margin of each forget record ``[B]``, in nats.
 
     A record of a class that stays in the data should end up like unseen records of that class. A
-    class that vanishes has no unseen counterpart; a retrained model never predicts it, so its
-    target is a margin of at most ``-VANISHED_MARGIN``.
+    class that vanishes has no unseen counterpart, and a retrained model never predicts it: its
+    target is ``-VANISHED_MARGIN``, a probability of 0.7 %, and from there on down it is forgotten,
+    because further down nothing is won and what stays is hurt.
     """
 
     margins: torch.Tensor
 
-    VANISHED_MARGIN = 8.0
+    VANISHED_MARGIN = 5.0
 
     def distance(self, margins: torch.Tensor) -> float:
-        """Return the mean margin above the target: positive = still visible, negative = over."""
-        return float((margins - self.margins).mean())
+        """Return the mean margin above the target: positive = still visible, negative = over.
+
+        A record of a vanished class counts as at its target where it is below.
+        """
+        above = margins - self.margins
+        has_vanished = self.margins <= -self.VANISHED_MARGIN
+        return float(torch.where(has_vanished, above.clamp(min=0), above).mean())
 
     def is_reached(self, model: nn.Module, forget: Records) -> bool:
         """Return whether the model's forget margins are at the target or below."""
@@ -110,6 +121,7 @@ def target_level(
     Raises:
         UnlearningError: There are no validation records.
     """
+    validation = thinned(validation, _LEVEL_RECORDS)
     unseen = _validation_margins(model, validation)
     own = score_records(model, forget).margins
     expected = torch.empty_like(own)
@@ -159,12 +171,14 @@ def reference_level(
     Raises:
         UnlearningError: There are no validation records.
     """
+    validation = thinned(validation, _LEVEL_RECORDS)
     later = _validation_margins(model, validation) - _validation_margins(reference, validation)
     expected = score_records(reference, forget).margins + later.mean()
     return TargetLevel(_lower_vanished(expected, retain, forget))
 
 
 def _validation_margins(model: nn.Module, validation: Records) -> torch.Tensor:
+    """Return the margins of validation records."""
     if len(validation) == 0:
         message = "unlearning: expected validation records to set the stopping level, got none"
         raise UnlearningError(message)
@@ -176,8 +190,16 @@ def _lower_vanished(expected: torch.Tensor, retain: Records, forget: Records) ->
     if forget.labels.ndim != 1:
         return expected
     stays = torch.isin(forget.labels, retain.labels)
-    vanished = torch.full_like(expected, -TargetLevel.VANISHED_MARGIN)
-    return torch.where(stays, expected, torch.minimum(expected, vanished))
+    return torch.where(stays, expected, -TargetLevel.VANISHED_MARGIN)
+
+
+def thinned(records: Records, size: int) -> Records:
+    """Return at most ``size`` records, evenly spread over all."""
+    if len(records) <= size:
+        return records
+    mask = np.zeros(len(records), dtype=bool)
+    mask[np.linspace(0, len(records) - 1, size).astype(int)] = True
+    return records.select(mask)
 
 
 def staying(records: Records, retain: Records) -> Records:
@@ -208,7 +230,7 @@ def run_unlearning(
         validation: Records never trained on.
         config: Bounds of the run.
         max_accuracy_drop: Largest fall of accuracy before it counts as collapse, 0-1, on
-            validation records of classes that stay.
+            at most 500 validation records of classes that stay.
 
     Raises:
         UnlearningError: Nothing to forget or to validate with, nothing changed, another
@@ -221,7 +243,7 @@ def run_unlearning(
         message = "unlearning: expected validation records, got none; a collapse would go unseen"
         raise UnlearningError(message)
     before_digest = weights_digest(model)
-    watched = staying(validation, retain)
+    watched = thinned(staying(validation, retain), _COLLAPSE_RECORDS)
     before_accuracy = score_records(model, watched).accuracy
     started = time.perf_counter()
     result = method(model, retain, forget, validation, config=config)

@@ -12,7 +12,7 @@ stop, and which of the models on the way is returned. Its rules, the same for ev
 - **Retain guard.** A step that leaves retain accuracy more than ``MAX_RETAIN_DROP`` below that of
   the original is undone and halved, too; so is one whose numbers are not finite.
 - **Step length.** Without a number in the settings it is found by rule: a step should cover about
-  a sixth of the way. One that covers less than half of that doubles the next, up to 3 % of the
+  a quarter of the way. One that covers less than half of that doubles the next, up to 3 % of the
   weights' norm (not one that leads away); one that covers more than twice of it is undone and
   halved. Five steps that come no nearer halve it; fifteen end the loop.
 - **Rewind.** The model nearest to the level is returned (the rewind of SCRUB+R, arXiv 2302.09880,
@@ -52,7 +52,7 @@ MAX_STEP_FRACTION = 0.03
 """Longest step found by rule, as a fraction of the norm of the weights."""
 
 _FIRST_STEP_FRACTION = 0.004
-_STEPS_WANTED = 6
+_STEPS_WANTED = 4
 _MAX_HALVINGS = 12
 _MAX_AT_GUARD = 3
 _STALL = 5

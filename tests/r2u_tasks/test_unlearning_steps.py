@@ -419,6 +419,14 @@ def test_no_target_is_above_a_record_s_own_margin_and_a_vanished_class_goes_far_
     assert gone.tolist() == [-TargetLevel.VANISHED_MARGIN] * 2
 
 
+def test_a_vanished_class_cannot_be_forgotten_too_much():
+    """Margins of -20 and -5 are both at the target; other records count from either side."""
+    level = TargetLevel(torch.tensor([-TargetLevel.VANISHED_MARGIN] * 2))
+    assert level.distance(torch.tensor([-20.0, -TargetLevel.VANISHED_MARGIN])) == 0
+    assert level.distance(torch.tensor([-20.0, 1.0])) == 3.0
+    assert TargetLevel(torch.tensor([1.0, 1.0])).distance(torch.tensor([-3.0, 1.0])) == -2.0
+
+
 def run(method, model=None, **changes):
     records = {"retain": scalars(5), "forget": scalars(3), "validation": scalars(4), **changes}
     return run_unlearning(method, model or Scalar(), *records.values(), config=UnlearningConfig())
