@@ -83,3 +83,8 @@ clean: ## Remove what demo and tests made
 study-readiness: setup ## What Ready2Unlearn buys and costs (hours; goes on where it stopped): SEEDS=10, ONLY=mnist/class, SIZE=small
 	SIZE=$(SIZE) $(BIN)/python -m benchmarks.readiness.runner --seeds $(or $(SEEDS),10) $(if $(ONLY),--only $(ONLY))
 	SIZE=$(SIZE) $(BIN)/python -m benchmarks.readiness.tables
+
+.PHONY: study-unlearning
+study-unlearning: setup ## How near unlearning comes to retraining, and its price (an hour; goes on where it stopped): SEEDS=5, ONLY=mnist/class, SIZE=small
+	SIZE=$(SIZE) $(BIN)/python -m benchmarks.unlearning.runner --seeds $(or $(SEEDS),5) $(if $(ONLY),--only $(ONLY))
+	SIZE=$(SIZE) $(BIN)/python -m benchmarks.unlearning.tables

@@ -63,19 +63,20 @@ def rebound(task: Task, setting: Setting, model: nn.Module, seed: int) -> dict[s
     forget = task.train.select(setting.forget)
     kept = task.train.select(~setting.forget)
     return {
-        "rebound_retain_only": _train_on(model, kept, forget, _RETAIN_STEPS, seed)[-1],
+        "rebound_retain_only": train_on(model, kept, forget, _RETAIN_STEPS, seed)[-1],
         **{
             f"relearn_steps_{n}": _first_above(
-                _train_on(model, _first(forget, n), forget, _RELEARN_STEPS, seed, every=1), 0.5
+                train_on(model, _first(forget, n), forget, _RELEARN_STEPS, seed, every=1), 0.5
             )
             for n in (10, 50)
         },
     }
 
 
-def _train_on(
+def train_on(
     model: nn.Module, records: Records, watch: Records, steps: int, seed: int, every: int = 60
 ) -> list[float]:
+    """Train a copy on some records; return the accuracy on others, from before the first step."""
     student = copy.deepcopy(model)
     optimizer = torch.optim.SGD(student.parameters(), lr=_REBOUND_LR, momentum=0.9)
     stream = BatchStream(torch.arange(len(records)), 128, seed, "rebound")

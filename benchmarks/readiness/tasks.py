@@ -134,7 +134,7 @@ def _flat(network: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(nn.Flatten(), network())
 
 
-def load_mnist() -> Task:
+def load_mnist(n_train: int = _N_TRAIN) -> Task:
     """MNIST, 14x14, digit 3 is the class to forget."""
     folder = SHARED / "vision" / "mnist"
 
@@ -150,13 +150,13 @@ def load_mnist() -> Task:
         )
         return _halve(images), labels.astype(np.int64)
 
-    splits = _split(*read("train"), *read("t10k"))
+    splits = _split(*read("train"), *read("t10k"), n_train=n_train)
     return Task("mnist", *splits, 10, small_cnn, 16, 2e-3, 3)
 
 
-def load_cifar() -> Task:
-    """CIFAR-10 subset, 16x16, the class 'dog' (5) is the one to forget."""
-    splits = _split(*_read_cifar())
+def load_cifar(n_train: int = _N_TRAIN) -> Task:
+    """CIFAR-10 subset, 16x16, the class 'dog' (5) is the one to forget; at most 5,200 to train."""
+    splits = _split(*_read_cifar(), n_train=n_train)
     return Task("cifar10", *splits, 10, residual_net, 12, 3e-3, 5)
 
 

@@ -1,0 +1,1 @@
+"""Unlearning methods against retrained models, on ordinary and on ready models."""
