@@ -30,18 +30,28 @@ per-example ratio; the batch as the unit of test and the leave-one-out calibrati
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
 
 from governance.errors import DataError
+from governance.forgetting_metrics.intervals import bootstrap_models, holm, mean_interval
+from governance.forgetting_metrics.likelihood import auc, fit_gaussians, log_likelihood_ratio
+from governance.forgetting_metrics.statuses import (
+    INDISTINGUISHABLE,
+    OVER_FORGOTTEN,
+    STILL_VISIBLE,
+    UNDERPOWERED,
+    RecordTests,
+    model_statuses,
+)
 
 MIN_POOL = 4
 _CONTROL_LEVEL = 0.01
-_MIN_DEVIATION = 0.05
-"""Floor of a per-record standard deviation in nats: below it, a difference is not a disclosure."""
+_SHRINKAGE = 0.5
+"""A dozen models give a rough deviation per record: half of its weight is the typical one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +158,8 @@ class Reference:
                 raise DataError(message)
         self.max_accuracy_drop = max_accuracy_drop
         self._reference = reference
-        self._mean_o, self._sd_o = _fit(original.relative)
-        self._mean_r, self._sd_r = _fit(reference.relative)
+        self._mean_o, self._sd_o = fit_gaussians(original.relative, shrinkage=_SHRINKAGE)
+        self._mean_r, self._sd_r = fit_gaussians(reference.relative, shrinkage=_SHRINKAGE)
         self.null = {name: np.array(values) for name, values in self._leave_one_out().items()}
 
     def statistics(self, relative: np.ndarray) -> dict[str, float]:
@@ -161,9 +171,9 @@ class Reference:
         rows = [self.statistics(relative) for relative in pool.relative]
         return {name: np.array([row[name] for row in rows]) for name in self.null}
 
-    def z_scores(self, relative: np.ndarray) -> np.ndarray:
-        """Return (phi - mean_R) / sd_R of each record, from relative margins ``[n_records]``."""
-        return np.asarray((relative - self._mean_r) / self._sd_r)
+    def record_tests(self, relative: np.ndarray) -> RecordTests:
+        """Return the test of each record, from one model's relative margins ``[n_records]``."""
+        return model_statuses(relative, self._reference.relative, shrinkage=_SHRINKAGE)
 
     def model_p_values(self, model: PoolMargins) -> dict[str, float]:
         """Return the p-value of each single-model condition for a pool of one model."""
@@ -185,7 +195,7 @@ class Reference:
         values: dict[str, list[float]] = {"shift": [], "spread": [], "likelihood": []}
         for index in range(len(self._reference)):
             rest = np.delete(self._reference.relative, index, axis=0)
-            mean, sd = _fit(rest)
+            mean, sd = fit_gaussians(rest, shrinkage=_SHRINKAGE)
             row = _statistics(self._reference.relative[index], mean, sd, self._mean_o, self._sd_o)
             for name, value in row.items():
                 values[name].append(value)
@@ -296,55 +306,17 @@ def check_controls(
     )
 
 
-def record_statuses(reference: Reference, model: PoolMargins, n_models: int) -> dict[str, int]:
+def record_statuses(reference: Reference, model: PoolMargins) -> dict[str, int]:
     """Count records by status: Holm over records on the predictive t of each record's z.
 
     Returns:
         Counts for ``indistinguishable``, ``still_visible``, ``over_forgotten``, or everything under
         ``underpowered`` when the pool is too small to reject any single record.
     """
-    z = reference.z_scores(model.relative[0])
-    scaled = z / np.sqrt(1 + 1 / n_models)
-    p_values = 2 * stats.t.sf(np.abs(scaled), df=n_models - 1)
-    smallest = 2 * stats.t.sf(50.0, df=n_models - 1)
-    if smallest * len(z) > 0.05:
-        return {"underpowered": len(z)}
-    rejected = np.array(holm(list(p_values))) <= 0.05
-    return {
-        "indistinguishable": int((~rejected).sum()),
-        "still_visible": int((rejected & (z > 0)).sum()),
-        "over_forgotten": int((rejected & (z < 0)).sum()),
-    }
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted by Holm's step-down method, in the given order.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
-
-
-def pool_auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Return P(positive > negative) + P(equal) / 2, 0-1; 0.5 is no difference."""
-    wins = (positive[:, None] > negative[None, :]).mean()
-    ties = (positive[:, None] == negative[None, :]).mean()
-    return float(wins + ties / 2)
-
-
-def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Return the t interval of a mean; both ends are the value itself for one model."""
-    if len(values) < 2:
-        return float(values[0]), float(values[0])
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return float(values.mean() - half), float(values.mean() + half)
+    counts = reference.record_tests(model.relative[0]).counts()
+    if UNDERPOWERED in counts:
+        return counts
+    return dict.fromkeys((INDISTINGUISHABLE, STILL_VISIBLE, OVER_FORGOTTEN), 0) | counts
 
 
 def describe_pools(
@@ -368,9 +340,8 @@ def describe_pools(
             low, high = mean_interval(numbers)
             column[metric] = _entry(float(numbers.mean()), low, high, len(numbers))
         for metric in ("shift", "likelihood"):
-            auc = pool_auc(statistics[metric], null[metric])
-            low, high = _auc_interval(statistics[metric], null[metric])
-            column[f"batch_auc_{metric}"] = _entry(auc, low, high, len(pool))
+            value, low, high = _auc_with_interval(statistics[metric], null[metric])
+            column[f"batch_auc_{metric}"] = _entry(value, low, high, len(pool))
         columns[name] = column
     return columns
 
@@ -379,28 +350,9 @@ def _entry(value: float, low: float, high: float, n: int) -> dict[str, float]:
     return {"value": round(value, 6), "low": round(low, 6), "high": round(high, 6), "n": n}
 
 
-def _auc_interval(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
-    """Return a 95 % bootstrap interval over whole models, with a fixed seed."""
-    generator = np.random.default_rng(0)
-    draws = [
-        pool_auc(
-            generator.choice(positive, len(positive)), generator.choice(negative, len(negative))
-        )
-        for _ in range(400)
-    ]
-    return float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
-
-
-def _fit(margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each record, shrunk to the records' typical one.
-
-    A dozen models give a rough deviation per record; half of its weight goes to the median over
-    the records (empirical Bayes in the simplest form), which keeps single records from dominating.
-    """
-    sd = margins.std(axis=0, ddof=1)
-    typical = max(float(np.median(sd)), _MIN_DEVIATION)
-    variance = 0.5 * sd**2 + 0.5 * typical**2
-    return margins.mean(axis=0), np.sqrt(variance)
+def _auc_with_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
+    interval = bootstrap_models(lambda i, j: auc(ours[i], theirs[j]), len(ours), len(theirs))
+    return (auc(ours, theirs), *interval)
 
 
 def _statistics(
@@ -411,8 +363,7 @@ def _statistics(
     sd_o: np.ndarray,
 ) -> dict[str, float]:
     z = (margins - mean_r) / sd_r
-    z_o = (margins - mean_o) / sd_o
-    ratio = -np.log(sd_o) - z_o**2 / 2 + np.log(sd_r) + z**2 / 2
+    ratio = log_likelihood_ratio(margins, (mean_o, sd_o), (mean_r, sd_r))
     return {
         "shift": float(z.mean()),
         "spread": float(np.log((z**2).mean() + 1e-12)),

@@ -315,7 +315,7 @@ def judge(
         "controls": controls.to_dict(),
         "control_numbers": dict(controls.numbers),
         "conditions": [condition.to_dict() for condition in conditions],
-        "statuses": record_statuses(reference, single["candidate"], len(pools.reference.models)),
+        "statuses": record_statuses(reference, single["candidate"]),
         "pools": {
             name: {"n": len(pool.models), "seconds": round(pool.seconds, 3)}
             for name, pool in (
