@@ -87,4 +87,5 @@ study-readiness: setup ## What Ready2Unlearn buys and costs (hours; goes on wher
 .PHONY: study-unlearning
 study-unlearning: setup ## How near unlearning comes to retraining, and its price (an hour; goes on where it stopped): SEEDS=5, ONLY=mnist/class, SIZE=small
 	SIZE=$(SIZE) $(BIN)/python -m benchmarks.unlearning.runner --seeds $(or $(SEEDS),5) $(if $(ONLY),--only $(ONLY))
+	$(if $(ONLY),,SIZE=$(SIZE) $(BIN)/python -m benchmarks.unlearning.peers)
 	SIZE=$(SIZE) $(BIN)/python -m benchmarks.unlearning.tables

@@ -1,7 +1,7 @@
 """Data sets, requests and trainings of the study.
 
 The same networks and recipes as in the readiness study. MNIST has more records to train on, because
-the time of a retrain is what unlearning is measured against; CIFAR-10 has 30 epochs in place of 12,
+the time of a retrain is what unlearning is measured against; CIFAR-10 has 20 epochs in place of 12,
 because there is nothing to forget in a model that does not know its training records.
 """
 
@@ -21,7 +21,7 @@ from r2u_tasks.data import Records
 LOADERS: dict[str, Callable[[], Task]] = {
     "digits": load_digits,
     "mnist": lambda: load_mnist(10_000),
-    "cifar10": lambda: replace(load_cifar(), epochs=30),
+    "cifar10": lambda: replace(load_cifar(), epochs=20),
 }
 SETTINGS = ("random-10", "class")
 

@@ -16,9 +16,9 @@ from benchmarks.readiness.statistics import Estimate, likelihood_ratio_auc, mean
 from benchmarks.unlearning.cases import ORDINARY, READY
 from benchmarks.unlearning.choice import average_gap, level_of
 from benchmarks.unlearning.measures import GAPS
-from benchmarks.unlearning.runner import FIRST_TEST_SEED, REFERENCES
+from benchmarks.unlearning.runner import FIRST_TEST_SEED, RANDOM, REFERENCES, RETRAINED, SECOND
 
-RETRAINED, SECOND, RANDOM = REFERENCES
+__all__ = ["RANDOM", "RETRAINED", "SECOND", "CaseRows", "tug_of_war"]
 MIN_POOL = 5
 """Models on a side, at least, for the likelihood ratio."""
 

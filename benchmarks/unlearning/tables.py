@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from benchmarks.common import RESULTS, is_small, plot, write_results
 from benchmarks.readiness.runner import Rows
 from benchmarks.readiness.statistics import Estimate
+from benchmarks.unlearning.advice import advice
 from benchmarks.unlearning.cases import LOADERS, ORDINARY, READY, SETTINGS
 from benchmarks.unlearning.choice import BUDGET, CONTROL
 from benchmarks.unlearning.page import introduction, limits, peer_section
@@ -246,11 +246,12 @@ def main() -> None:
         name = f"unlearning-{case.name.replace('/', '-')}"
         plot(name, draw(case), title=f"{case.name}: what forgetting costs and how near it comes")
     if not is_small():
-        peers = RESULTS / "unlearning-peers.json"
-        found = json.loads(peers.read_text(encoding="utf-8")) if peers.exists() else None
-        parts = [*introduction(cases, overview(cases)), *limits()]
+        parts = [*introduction(advice(cases), overview(cases)), *limits()]
         parts += [line for case in cases for line in section(case)]
-        PAGE.write_text("\n".join([*parts, *peer_section(found)]) + "\n", encoding="utf-8")
+        PAGE.write_text(
+            "\n".join([*parts, *peer_section(Rows(rows_of("peers", folder)).values())]) + "\n",
+            encoding="utf-8",
+        )
     print(f"{len(cases)} cases in {RESULTS}")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.readiness.runner import Rows
+from benchmarks.unlearning.advice import advice
 from benchmarks.unlearning.cases import ORDINARY, READY, Case
 from benchmarks.unlearning.choice import (
     Tried,
@@ -20,6 +21,7 @@ from benchmarks.unlearning.choice import (
     tried_from,
 )
 from benchmarks.unlearning.measures import svc_mia
+from benchmarks.unlearning.page import peer_section
 from benchmarks.unlearning.runner import FIRST_TEST_SEED, Plan, Study, rows_of
 from benchmarks.unlearning.summary import RANDOM, RETRAINED, SECOND, CaseRows, tug_of_war
 from benchmarks.unlearning.tables import findings, result_rows, table
@@ -172,3 +174,43 @@ def test_the_page_has_a_line_for_every_model(folder):
     )
     assert case.difference("fast").value == pytest.approx((difference + other) / 2)
     assert any("second retrain" in line for line in findings(case))
+
+
+def peers_row(seed, verdicts):
+    models = {
+        name: {"ua": ua, "ra": 99, "ta": 97, "mia": 5, "cpu_s": None}
+        for name, ua in (("original", 0), ("random init", 90), ("retrained", 4))
+    }
+    return {
+        "kind": "peers",
+        "task": "digits",
+        "setting": "random-10",
+        "seed": seed,
+        "version": "0.2.0",
+        "retrain_cpu_s": 1.0,
+        "errors": {},
+        "verdicts": {m: {"check": {"verdict": v}} for m, v in verdicts.items()},
+        "models": models,
+    }
+
+
+@pytest.mark.parametrize(
+    ("random_init", "words"),
+    [("FAIL", "tells the controls"), ("PASS", "cannot tell a retrained model from random init")],
+)
+def test_a_verifier_must_tell_both_controls_from_a_retrained_model(random_init, words):
+    """The second verifier passes an untrained model as it passes a retrained one."""
+    verdicts = {"original": "FAIL", "random init": random_init, "retrained": "PASS"}
+
+    lines = peer_section([peers_row(seed, verdicts) for seed in (1, 2)])
+
+    assert any(line.startswith("- check:") and words in line for line in lines)
+    assert any(line.startswith("| original | 0.0 |") and "FAIL 2 of 2" in line for line in lines)
+
+
+def test_advice_says_what_the_numbers_say(folder):
+    """Class-wise ascent on digits forgets; two models on a side are too few to be told apart."""
+    lines = advice([CaseRows("digits/class", Rows(rows_of("digits", folder)).values())])
+
+    assert any("ready model, gradient_ascent: forgets to within" in line for line in lines)
+    assert not any("told apart record by record (" in line for line in lines)
