@@ -181,7 +181,7 @@ def measure_claims(server: str, small: bool) -> list[dict[str, Any]]:
     """Return rows for claim and finish on PostgreSQL, ours and the peers' in turns."""
     n, repeats = (2_000, 2) if small else (20_000, 3)
     rows = []
-    for batch in (100,) if small else (100, 1_000):
+    for batch in (100,) if small else (100, 1_000, 10_000):
         systems: dict[str, Callable[[str], float]] = {
             "ours": lambda url, b=batch: claim_and_finish(url, n, b)
         }

@@ -8,7 +8,7 @@ hold, or to its end.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -141,8 +141,19 @@ def move_many(
     reason: str | None,
     values: dict[str, Any],
     details: dict[str, Any] | None = None,
+    also: Callable[[sa.ColumnElement[bool]], sa.Insert] | None = None,
 ) -> None:
-    """Move many locked requests at once; the caller has checked that each of them may."""
+    """Move many locked requests at once; the caller has checked that each of them may.
+
+    Args:
+        change: The change.
+        ids: Requests.
+        to_state: Where they go.
+        reason: Why, for their events.
+        values: What else changes in them.
+        details: Details of their events.
+        also: Makes one more insert out of the condition that chooses the requests.
+    """
     if not ids:
         return
     r, e = t.requests.c, t.events
@@ -160,9 +171,17 @@ def move_many(
     ).where(chosen)
     names = ["request_id", "number", "at", "from_state", "to_state", "reason", "details"]
     names.append("batch_id")
-    change.connection.execute(sa.insert(e).from_select(names, source))
+    inserts = [sa.insert(e).from_select(names, source)]
+    if also is not None:
+        inserts.append(also(chosen))
     changed = {"state": to_state.value, "n_events": r.n_events + 1, **values}
-    change.connection.execute(sa.update(t.requests).where(chosen).values(**changed))
+    update = sa.update(t.requests).where(chosen).values(**changed)
+    if change.database.is_sqlite:
+        for insert in inserts:
+            change.connection.execute(insert)
+    else:  # one statement: the ids are sent, and the guard is called, once
+        update = update.add_cte(*(insert.cte(insert.table.name + "_new") for insert in inserts))
+    change.connection.execute(update)
 
 
 def parts_of(change: Change, row: Any) -> Parts:

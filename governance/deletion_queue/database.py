@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql
 
 from governance.errors import RequestError, StoreBusyError
 
-REVISION = "0002"
+REVISION = "0003"
 """The revision that this code works with; a test holds it to the newest migration."""
 
 T = TypeVar("T")
@@ -130,6 +130,14 @@ class Database:
             sa.literal(many, postgresql.ARRAY(sa.Text))
         )
         return equal
+
+    def seconds(self, moment: sa.ColumnElement[Any]) -> sa.ColumnElement[float]:
+        """Return the expression that makes seconds since 1970 of a stored moment."""
+        if self.is_sqlite:
+            days: sa.ColumnElement[float] = sa.func.julianday(moment, type_=sa.Double)
+            return (days - 2440587.5) * 86400.0
+        moment = sa.cast(moment, sa.TIMESTAMP(timezone=True))
+        return sa.cast(sa.extract("epoch", moment), sa.Double)
 
     def _again(self, transaction: Callable[[], T]) -> T:
         for attempt in range(_TRIES):

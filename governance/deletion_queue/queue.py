@@ -446,6 +446,10 @@ class DeletionQueue:
         """Return the number of requests by state."""
         return reading.counts(self._database)
 
+    def count_by_share(self, now: datetime, levels: Sequence[float]) -> list[int]:
+        """Count open requests by the level (ascending) of their period that they have used."""
+        return reading.count_by_share(self._database, now, levels)
+
     def open_leases(self) -> list[LeaseRow]:
         """Return leases that hold requests."""
         return reading.open_leases(self._database)

@@ -93,7 +93,13 @@ def iterate_open(database: Database, *, chunk: int = 10_000) -> Iterator[Request
 
 def batch_requests(database: Database, batch_id: str) -> list[RequestRow]:
     """Return all requests that belong to a batch, closed ones included."""
-    statement = sa.select(t.requests).where(_R.batch_id == batch_id).order_by(_R.request_id)
+    items = t.batch_items.c
+    statement = (
+        sa.select(t.requests)
+        .join(t.batch_items, items.request_id == _R.request_id)
+        .where(items.batch_id == batch_id, _R.batch_id == batch_id)
+        .order_by(_R.request_id)
+    )
     with database.read() as connection:
         return [request_row(row) for row in connection.execute(statement)]
 
@@ -173,6 +179,31 @@ def counts(database: Database) -> dict[str, int]:
     statement = sa.select(_R.state, sa.func.count()).group_by(_R.state)
     with database.read() as connection:
         return {row[0]: row[1] for row in connection.execute(statement)}
+
+
+def count_by_share(database: Database, now: datetime, levels: Sequence[float]) -> list[int]:
+    """Return how many open requests have used each share of their period or more, not the next.
+
+    The same as ``RequestRow.share_used``, counted in the database.
+
+    Args:
+        database: The database.
+        now: The moment.
+        levels: Shares, ascending.
+
+    Returns:
+        One number more than levels: the first is of those below all of them.
+    """
+    began = database.seconds(_R.clock_start)
+    until = database.seconds(sa.func.coalesce(_R.paused_since, text(now)))
+    spent = until - began - _R.paused_s
+    whole = database.seconds(_R.due_at) - began - _R.paused_s
+    reached = [(spent >= whole * level, at) for at, level in reversed([*enumerate(levels, 1)])]
+    level = sa.case(*reached, else_=0).label("level")
+    statement = sa.select(level, sa.func.count()).where(_R.state != State.CLOSED.value)
+    with database.read() as connection:
+        found = {row[0]: row[1] for row in connection.execute(statement.group_by("level"))}
+    return [found.get(at, 0) for at in range(len(levels) + 1)]
 
 
 def open_leases(database: Database) -> list[LeaseRow]:

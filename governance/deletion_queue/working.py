@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,6 +34,7 @@ from governance.deletion_queue.states import (
 from governance.errors import RequestError
 
 _R = t.requests.c
+_WHERE_IT_STANDS = (_R.request_id, _R.state, _R.batch_id, _R.dataset, _R.datasets)
 
 
 def transition_all(
@@ -49,8 +51,7 @@ def transition_all(
     rows = _locked(change, request_ids)
     _require_batch(rows, lease.batch_id, len(set(request_ids)))
     ahead = [row for row in rows if not is_behind(row.state, state)]
-    for row in ahead:
-        _require_legal(row, state)
+    _require_legal(ahead, state)
     values: dict[str, Any] = {}
     if state in AFTER_ERASURE:
         values = {"erasure_at": sa.func.coalesce(_R.erasure_at, change.at), "live_target": None}
@@ -73,35 +74,26 @@ def close_many(change: Change, closings: Sequence[Closing], *, token: int) -> No
     over = _answered(change, rows, lease.batch_id)
     rows = [row for row in rows if row.request_id not in over]
     _require_batch(rows, lease.batch_id, len(rows))
-    for row in rows:
-        _require_legal(row, State.CLOSED)
-    single = [row for row in rows if json.loads(row.datasets) == [row.dataset]]
-    several = [row for row in rows if json.loads(row.datasets) != [row.dataset]]
-    _close_alike(change, single, wanted)
-    closed = [row.request_id for row in single]
-    closed += [r.request_id for r in several if _close_part(change, r, wanted[r.request_id])]
+    _require_legal(rows, State.CLOSED)
+    alone = {dataset: json.dumps([dataset]) for dataset in {row.dataset for row in rows}}
+    closed = [row.request_id for row in rows if row.datasets == alone[row.dataset]]
+    several = {row.request_id for row in rows}.difference(closed)
+    _close_alike(change, closed, wanted)
+    whole = _locked(change, several, t.requests) if several else []
+    closed += [r.request_id for r in whole if _close_part(change, r, wanted[r.request_id])]
     _close_copies(change, closed)
 
 
-def _close_alike(change: Change, rows: Sequence[Any], wanted: dict[str, Closing]) -> None:
+def _close_alike(change: Change, request_ids: Sequence[str], wanted: dict[str, Closing]) -> None:
     """Close requests for one dataset, together where they end alike."""
-    groups: dict[tuple[str, str | None, str], list[str]] = {}
-    for row in rows:
-        one = wanted[row.request_id]
-        key = (Outcome(one.outcome).value, one.claim, json.dumps(one.details))
-        groups.setdefault(key, []).append(row.request_id)
-    for (outcome, claim, details), ids in groups.items():
-        chosen = change.database.among(_R.request_id, ids)
-        source = sa.select(
-            _R.request_id,
-            _R.dataset,
-            sa.literal(outcome),
-            sa.literal(claim, sa.Text),
-            sa.literal(change.at),
-            _R.batch_id,
-        ).where(chosen)
-        names = ["request_id", "dataset", "outcome", "claim", "at", "batch_id"]
-        change.connection.execute(sa.insert(t.answers).from_select(names, source))
+    groups: dict[tuple[str, str | None, str | None], list[str]] = {}
+    for request_id in request_ids:
+        one = wanted[request_id]
+        details = json.dumps(one.details) if one.details else None
+        groups.setdefault((one.outcome, one.claim, details), []).append(request_id)
+    for (word, claim, details), ids in groups.items():
+        outcome = Outcome(word).value
+        answers = partial(_answers, outcome=outcome, claim=claim, at=change.at)
         values = {
             "outcome": outcome,
             "claim": claim,
@@ -109,7 +101,17 @@ def _close_alike(change: Change, rows: Sequence[Any], wanted: dict[str, Closing]
             "live_target": None,
             "hold_ground": None,
         }
-        move_many(change, ids, State.CLOSED, outcome, values, json.loads(details))
+        told = json.loads(details) if details else None
+        move_many(change, ids, State.CLOSED, outcome, values, told, also=answers)
+
+
+def _answers(
+    chosen: sa.ColumnElement[bool], *, outcome: str, claim: str | None, at: str
+) -> sa.Insert:
+    words = (sa.literal(outcome), sa.literal(claim, sa.Text), sa.literal(at))
+    source = sa.select(_R.request_id, _R.dataset, *words, _R.batch_id).where(chosen)
+    names = ["request_id", "dataset", "outcome", "claim", "at", "batch_id"]
+    return sa.insert(t.answers).from_select(names, source)
 
 
 def _close_part(change: Change, row: Any, closing: Closing) -> bool:
@@ -157,7 +159,7 @@ def _close_copies(change: Change, closed: Sequence[str]) -> None:
     for request_id in closed:
         mine = [c for c in copies if c.request_id in late and c.duplicate_of == request_id]
         if mine:
-            primary = next(row for row in _locked(change, [request_id]))
+            primary = next(row for row in _locked(change, [request_id], t.requests))
             promote_copy(change, primary, mine)
 
 
@@ -195,20 +197,30 @@ def _require_batch(rows: Sequence[Any], batch_id: str, n: int) -> None:
         raise RequestError(message)
 
 
-def _require_legal(row: Any, to_state: State) -> None:
-    if (State(row.state), to_state) not in TRANSITIONS:
-        message = f"request {row.request_id}: {row.state} -> {to_state} is not allowed"
-        raise RequestError(message)
+def _require_legal(rows: Sequence[Any], to_state: State) -> None:
+    states = {row.state for row in rows}
+    illegal = {state for state in states if (State(state), to_state) not in TRANSITIONS}
+    for row in rows:
+        if row.state in illegal:
+            message = f"request {row.request_id}: {row.state} -> {to_state} is not allowed"
+            raise RequestError(message)
 
 
-def _locked(change: Change, request_ids: Collection[str]) -> list[Any]:
+def _locked(
+    change: Change, request_ids: Collection[str], *columns: sa.FromClause | sa.ColumnElement[Any]
+) -> list[Any]:
     """Return some requests, locked in one order for everybody.
+
+    Args:
+        change: The change.
+        request_ids: The requests.
+        columns: What is wanted of them; where each of them stands if absent.
 
     Raises:
         RequestError: One of them does not exist.
     """
     statement = (
-        sa.select(t.requests)
+        sa.select(*(columns or _WHERE_IT_STANDS))
         .where(change.database.among(_R.request_id, request_ids))
         .order_by(_R.request_id)
         .with_for_update()

@@ -153,10 +153,9 @@ def summarize_queue(*, dataset: str, root_uri: str) -> JSON:
     """Return the number of requests by state and by colour of their deadline."""
     queue = open_context(dataset, root_uri).queue
     now = datetime.now(UTC)
-    colours = dict.fromkeys(COLOURS, 0)
     states = queue.counts()
-    for row in queue.iterate_open():
-        colours[deadline_colour(row, now)] += 1
+    counts = queue.count_by_share(now, [level for level, _ in reversed(_LEVELS[:-1])])
+    colours = dict(zip(COLOURS, counts, strict=False))
     colours["closed"] = states.get(State.CLOSED, 0)
     return {"states": states, "colours": colours, "at": now.isoformat()}
 

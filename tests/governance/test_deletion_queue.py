@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -782,6 +783,41 @@ class TestReading:
         assert [len(page) for page in pages] == [3, 3, 1]
         assert [name for page in pages for name in page] == everything
         assert [row.request_id for row in queue.iterate_open()] == sorted(everything)
+
+    def test_the_database_counts_deadlines_as_the_rows_do(self, queue, ask):
+        """Levels of urgency, with pauses that run and pauses that ended; closed ones left out."""
+        for number in range(40):
+            began = NOW - timedelta(days=number, seconds=17 * number)
+            queue.submit(ask(f"r{number}", received_at=began), now=began)
+        for number in range(10, 20):
+            queue.pause(f"r{number}", reason="identity", now=NOW - timedelta(days=number - 3))
+        for number in range(10, 15):
+            queue.resume(f"r{number}", now=NOW - timedelta(days=4))
+        batch = lease(queue, max_items=3)
+        ends = [Closing(request_id=name, outcome="not_found") for name in batch.request_ids]
+        queue.close_many(ends, token=batch.token, now=NOW)
+        levels, now = (0.25, 0.8, 1.0), NOW + timedelta(days=1)
+        used = [row.share_used(now) for row in queue.iterate_open()]
+
+        counted = queue.count_by_share(now, levels)
+
+        bounds = (float("-inf"), *levels, float("inf"))
+        assert counted == [
+            sum(low <= share < high for share in used) for low, high in pairwise(bounds)
+        ]
+        assert sum(counted) == 37
+        assert all(counted)
+
+    def test_all_requests_of_a_batch_closed_ones_and_no_others(self, queue, ask):
+        """Those that left it are not in it."""
+        queue.submit_many([ask(name) for name in "abcd"])
+        batch = lease(queue, max_items=3)
+        queue.close_many([Closing(request_id="a", outcome="not_found")], token=batch.token, now=NOW)
+        queue.place_hold("b", "legal_claim", now=NOW)
+
+        rows = queue.batch_requests(batch.batch_id)
+
+        assert [(row.request_id, row.state) for row in rows] == [("a", "closed"), ("c", "leased")]
 
     def test_a_row_shows_no_pseudonym(self, queue, ask):
         """What goes to pages, logs and reports."""

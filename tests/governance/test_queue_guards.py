@@ -98,6 +98,36 @@ def test_a_change_of_state_without_its_event_is_refused(queue, database, ask):
     database(event % "held", f"{change}, n_events = n_events + 1")
 
 
+def test_no_row_of_many_slips_through(queue, database, ask):
+    """One bad row among good ones in a statement is enough, whichever it is."""
+    queue.submit_many([ask(name) for name in "abc"])
+    event = (
+        "INSERT INTO events (request_id, number, at, from_state, to_state) "
+        f"VALUES ('%s', 4, '{AT}', 'queued', 'held')"
+    )
+    change = "UPDATE requests SET state = 'held', hold_ground = 'legal_claim', n_events = 4"
+    for missing in "abc":
+        events = [event % name for name in "abc" if name != missing]
+        with pytest.raises(REFUSED, match="needs its event"):
+            database(*events, change)
+
+    database(*(event % name for name in "abc"), change)
+    rename = "UPDATE requests SET request_id = request_id || 'x' WHERE request_id = 'b'"
+    refuse(database, rename, "fixed|FOREIGN")
+
+
+def test_a_batch_needs_its_lease(queue, database, ask):
+    """A request in a batch that nobody holds would never be given back."""
+    queue.submit(ask("a"))
+    event = (
+        "INSERT INTO events (request_id, number, at, from_state, to_state) "
+        f"VALUES ('a', 4, '{AT}', 'queued', 'leased')"
+    )
+    change = "UPDATE requests SET state = 'leased', n_events = 4, batch_id = 'nobody'"
+    with pytest.raises(REFUSED, match=r"lease|FOREIGN KEY"):
+        database(event, change)
+
+
 def test_two_open_verified_requests_for_one_target_are_refused(queue, database, ask):
     """The unique index is the last defence against two workers on one erasure."""
     queue.submit_many([ask("a"), ask("b")])

@@ -180,7 +180,7 @@ def test_many_processes_may_open_a_new_queue_at_once(tmp_path):
     for child in children:
         child.join(timeout=60)
 
-    assert found == [("0002", []), ("0002", []), (None, [])]
+    assert found == [(REVISION, []), (REVISION, []), (None, [])]
 
 
 def test_the_code_works_with_the_newest_revision():
