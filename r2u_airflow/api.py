@@ -7,6 +7,7 @@ answer holds a pseudonym, no error a value of the caller's body.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -83,6 +84,7 @@ def create_app() -> FastAPI:
     _add_error_handlers(app)
     _add_reading(app)
     _add_submitting(app)
+    _add_keeping(app)
     _add_deciding(app)
     return app
 
@@ -172,19 +174,17 @@ def _add_submitting(app: FastAPI) -> None:
         return Stored(digest=digest, waiting=not repeated, repeated=repeated)
 
 
-def _add_deciding(app: FastAPI) -> None:
-    def route(path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        return app.post(
-            f"/requests/{{request_id}}/{path}",
-            dependencies=[MAY_DECIDE],
-            responses=_OF_ONE,
-            tags=["decide"],
-        )
+def _decision(app: FastAPI, path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return app.post(
+        f"/requests/{{request_id}}/{path}",
+        dependencies=[MAY_DECIDE],
+        responses=_OF_ONE,
+        tags=["decide"],
+    )
 
-    @route("verify")
-    def verify(request_id: RequestIdPath, place: PlaceDep) -> dict[str, Any]:
-        """Note that the person's identity is verified."""
-        return _of_one(request_id, place, decisions.verify_request)
+
+def _add_keeping(app: FastAPI) -> None:
+    route = partial(_decision, app)
 
     @route("hold")
     def hold(request_id: RequestIdPath, body: Hold, place: PlaceDep) -> dict[str, Any]:
@@ -203,6 +203,23 @@ def _add_deciding(app: FastAPI) -> None:
     def exempt(request_id: RequestIdPath, body: Exemption, place: PlaceDep) -> dict[str, Any]:
         """Keep the data for good, with the ground of GDPR 17(3); it awaits its answer."""
         return _of_one(request_id, place, decisions.exempt_request, **body.model_dump())
+
+    @route("withdraw")
+    def withdraw(
+        request_id: RequestIdPath, place: PlaceDep, body: Release | None = None
+    ) -> dict[str, Any]:
+        """Take an exemption back; the request is queued again unless it was answered."""
+        only = body.only if body else None
+        return _of_one(request_id, place, decisions.withdraw_exemption, only=only)
+
+
+def _add_deciding(app: FastAPI) -> None:
+    route = partial(_decision, app)
+
+    @route("verify")
+    def verify(request_id: RequestIdPath, place: PlaceDep) -> dict[str, Any]:
+        """Note that the person's identity is verified."""
+        return _of_one(request_id, place, decisions.verify_request)
 
     @route("cancel")
     def cancel(request_id: RequestIdPath, body: Why, place: PlaceDep) -> dict[str, Any]:

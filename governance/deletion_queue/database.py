@@ -32,7 +32,6 @@ _PRAGMAS = (
     "synchronous=FULL",
     "foreign_keys=ON",
     "secure_delete=ON",
-    "wal_autocheckpoint=4000",  # 16 MB: a bulk load syncs the main file less often
     "cache_size=-32768",
 )
 

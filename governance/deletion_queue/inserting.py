@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime
-from functools import lru_cache
-from typing import Any
+from datetime import date, datetime
+from functools import cache, lru_cache
+from itertools import chain
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from governance.clock import last_day, last_second
@@ -30,6 +32,12 @@ _COLUMNS = (
 )
 _EVENT_COLUMNS = "request_id, number, at, from_state, to_state, reason"
 _RESERVATION_COLUMNS = "request_id, dataset, kind, ground, placed_at"
+_LIVE_AT_THE_DOOR = (State.QUEUED, State.HELD)
+_CHUNK = 1_000
+"""Requests at a time: their rows are gone before the next ones are made."""
+
+_TOGETHER = 250
+"""Rows in one statement: a statement has a cost of its own, and a limit of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,15 @@ class Door:
 
     dataset: str
     time_zone: str | None
+
+
+class _Moments(NamedTuple):
+    """When a request was received and is due, as stored; when it is due; version of its regime."""
+
+    received: str
+    due: str
+    due_at: datetime
+    regime_version: int
 
 
 @dataclass(slots=True)
@@ -76,15 +93,19 @@ def insert_requests(
     Raises:
         RequestError: An id is taken by a request for something else.
     """
-    rows = _prepare(database, cursor, requests, door, now)
-    many = database.is_sqlite or len(rows.requests) < 50
-    insert = _executemany if many else _copy
-    insert(database, cursor, f"requests ({_COLUMNS})", rows.requests)
-    insert(database, cursor, f"events ({_EVENT_COLUMNS})", rows.events)
-    _executemany(database, cursor, f"reservations ({_RESERVATION_COLUMNS})", rows.reservations)
+    receipts: list[Receipt] = []
+    holds: list[tuple[str, str]] = []
+    for start in range(0, len(requests), _CHUNK):
+        rows = _prepare(database, cursor, requests[start : start + _CHUNK], door, now)
+        insert = _insert if database.is_sqlite or len(rows.requests) < 50 else _copy
+        insert(database, cursor, f"requests ({_COLUMNS})", rows.requests)
+        insert(database, cursor, f"events ({_EVENT_COLUMNS})", rows.events)
+        _insert(database, cursor, f"reservations ({_RESERVATION_COLUMNS})", rows.reservations)
+        receipts += rows.receipts
+        holds += rows.holds
     if file is not None:
-        _executemany(database, cursor, "files (digest, counts)", [file])
-    return rows.receipts, rows.holds
+        _insert(database, cursor, "files (digest, counts)", [file])
+    return receipts, holds
 
 
 def _prepare(
@@ -94,11 +115,12 @@ def _prepare(
     door: Door,
     now: datetime,
 ) -> _Rows:
-    ids = [request.request_id or _new_id() for request in requests]
+    new_ids = _new_ids(len(requests))
+    ids = [r.request_id or new for r, new in zip(requests, new_ids, strict=True)]
     datasets = [request.datasets or (door.dataset,) for request in requests]
     targets = [request.target_keys for request in requests]
     lives = [
-        tuple(live_key(key, names) for key in keys)
+        [live_key(key, names) for key in keys]
         for keys, names in zip(targets, datasets, strict=True)
     ]
     known = _known(database, cursor, [r.request_id for r in requests if r.request_id is not None])
@@ -107,7 +129,6 @@ def _prepare(
         cursor,
         [key for r, keys in zip(requests, lives, strict=True) if r.verified for key in keys],
     )
-    due = _due_dates(door.time_zone)
     rows = _Rows([], [], [], [], [])
     stored = text(now)
     for request, request_id, names, keys, live in zip(
@@ -118,16 +139,24 @@ def _prepare(
             if before[0] not in keys:
                 message = f"request {request_id}: this id is taken by a request for something else"
                 raise RequestError(message)
-            rows.receipts.append(before[1])
+            rows.receipts.append(replace(before[1], is_new=False))
             continue
-        primary = next((primaries[key] for key in live if key in primaries), None)
+        primary = _first(primaries, live)
         state = _resting_state(request, primary)
-        if state in {State.QUEUED, State.HELD}:
+        if state in _LIVE_AT_THE_DOOR:
             primaries[live[0]] = request_id
         target = (keys[0], live[0])
-        _add(rows, request, request_id, names, target, state, primary, stored, due(request))
-        known[request_id] = (keys[0], replace(rows.receipts[-1], is_new=False))
+        moments = _moments(request.regime, door.time_zone, request.received_at)
+        _add(rows, request, request_id, names, target, state, primary, stored, moments)
+        known[request_id] = (keys[0], rows.receipts[-1])
     return rows
+
+
+def _first(known: dict[str, str], keys: Sequence[str]) -> str | None:
+    for key in keys:
+        if key in known:
+            return known[key]
+    return None
 
 
 def _resting_state(request: SubmittedRequest, primary: str | None) -> State:
@@ -148,17 +177,14 @@ def _add(
     state: State,
     primary: str | None,
     stored: str,
-    due: tuple[str, datetime, int],
+    moments: _Moments,
 ) -> None:
-    received = text(request.received_at)
-    path = (
-        (State.RECEIVED, state) if not request.verified else (State.RECEIVED, State.VERIFIED, state)
-    )
+    path = _path(state)
     duplicate_of = primary if state == State.DUPLICATE else None
     rows.requests.append(
         (
             request_id,
-            state.value,
+            path[-1],
             len(path),
             request.subject_key,
             json.dumps(request.record_keys) if request.record_keys else "[]",
@@ -166,26 +192,25 @@ def _add(
             request.key_id,
             json.dumps([asdict(one) for one in request.earlier]) if request.earlier else None,
             target[0],
-            target[1] if state in {State.QUEUED, State.HELD} else None,
+            target[1] if state in _LIVE_AT_THE_DOOR else None,
             _datasets_text(tuple(datasets)),
             datasets[0],
             request.risk,
             request.regime,
-            due[2],
+            moments.regime_version,
             request.ground,
-            received,
-            received,
-            due[0],
+            moments.received,
+            moments.received,
+            moments.due,
             0,
             request.hold_ground,
             duplicate_of,
         )
     )
-    before = None
+    at, before = moments.received, None
     for number, word in enumerate(path, start=1):
-        at = received if number == 1 else stored
-        rows.events.append((request_id, number, at, before, word.value, None))
-        before = word.value
+        rows.events.append((request_id, number, at, before, word, None))
+        at, before = stored, word
     if request.hold_ground is not None:
         rows.reservations += [
             (request_id, name, "hold", request.hold_ground, stored) for name in datasets
@@ -195,9 +220,9 @@ def _add(
     rows.receipts.append(
         Receipt(
             request_id=request_id,
-            state=state.value,
+            state=path[-1],
             duplicate_of=duplicate_of,
-            due_at=due[1],
+            due_at=moments.due_at,
             is_new=True,
         )
     )
@@ -242,13 +267,13 @@ def _select(
     return rows
 
 
-def _executemany(
-    database: Database, cursor: Any, into: str, rows: Sequence[tuple[Any, ...]]
-) -> None:
-    if rows:
-        mark = "?" if database.is_sqlite else "%s"
-        values = ", ".join([mark] * len(rows[0]))
-        cursor.executemany(f"INSERT INTO {into} VALUES ({values})", rows)
+def _insert(database: Database, cursor: Any, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    mark = "?" if database.is_sqlite else "%s"
+    for start in range(0, len(rows), _TOGETHER):
+        part = rows[start : start + _TOGETHER]
+        one = f"({', '.join([mark] * len(part[0]))})"
+        values = ", ".join([one] * len(part))
+        cursor.execute(f"INSERT INTO {into} VALUES {values}", [*chain.from_iterable(part)])
 
 
 def _copy(database: Database, cursor: Any, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -258,24 +283,28 @@ def _copy(database: Database, cursor: Any, into: str, rows: Sequence[tuple[Any, 
             copy.write_row(row)
 
 
-def _due_dates(time_zone: str | None) -> Callable[[SubmittedRequest], tuple[str, datetime, int]]:
-    """Return a function from request to deadline (text, instant) and version of its regime.
+@lru_cache(maxsize=4096)
+def _moments(regime_name: str, time_zone: str | None, received_at: datetime) -> _Moments:
+    """Return what is stored of a moment of receipt under a regime."""
+    regime = load_regime(regime_name)
+    zone = ZoneInfo(time_zone or regime.time_zone)
+    end = _end(regime_name, time_zone, received_at.astimezone(zone).date())
+    return _Moments(text(received_at), text(end), end, regime.version)
 
-    The deadline depends on the regime and the day alone, so it is worked out once for each.
-    """
-    known: dict[tuple[str, date], tuple[str, datetime, int]] = {}
 
-    def due(request: SubmittedRequest) -> tuple[str, datetime, int]:
-        regime = load_regime(request.regime)
-        zone = ZoneInfo(time_zone or regime.time_zone)
-        day = request.received_at.astimezone(zone).date()
-        found = known.get((request.regime, day))
-        if found is None:
-            end = last_second(last_day(day, regime, extended=False), zone)
-            found = known[request.regime, day] = (text(end), end, regime.version)
-        return found
+@lru_cache(maxsize=1024)
+def _end(regime_name: str, time_zone: str | None, day: date) -> datetime:
+    """Return the deadline, which depends on the regime and the day alone."""
+    regime = load_regime(regime_name)
+    zone = ZoneInfo(time_zone or regime.time_zone)
+    return last_second(last_day(day, regime, extended=False), zone)
 
-    return due
+
+@cache
+def _path(state: State) -> tuple[str, ...]:
+    """Return the words of the states that a new request went through."""
+    verified = () if state == State.UNVERIFIED else (State.VERIFIED.value,)
+    return (State.RECEIVED.value, *verified, state.value)
 
 
 @lru_cache(maxsize=1024)
@@ -283,7 +312,8 @@ def _datasets_text(datasets: tuple[str, ...]) -> str:
     return json.dumps(datasets)
 
 
-def _new_id() -> str:
-    """Return an id that nobody can guess and that sorts by the time it was made."""
-    moment = datetime.now(UTC)
-    return f"r{int(moment.timestamp() * 1e6):013x}{secrets.token_hex(6)}"
+def _new_ids(n: int) -> list[str]:
+    """Return ids that nobody can guess and that sort in the order of their requests."""
+    moment = time.time_ns() // 1000
+    tail = secrets.token_hex(6 * n)
+    return [f"r{moment + k:013x}{tail[12 * k : 12 * k + 12]}" for k in range(n)]

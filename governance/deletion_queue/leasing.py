@@ -31,10 +31,10 @@ _ORDER = (_R.due_at, _R.risk.desc(), _R.request_id)
 
 def _is_one_of(*states: State) -> sa.ColumnElement[bool]:
     # Written out: a bound value does not tell a planner that a partial index holds these rows.
-    return _R.state.in_([sa.literal_column(f"'{state.value}'") for state in states])
+    return sa.or_(*(_R.state == sa.literal_column(f"'{state.value}'") for state in states))
 
 
-_IS_WAITING = _R.state == sa.literal_column(f"'{State.QUEUED.value}'")
+_IS_WAITING = _is_one_of(State.QUEUED)
 _IS_ERASING = _is_one_of(*AFTER_ERASURE)
 _IS_OPEN = _R.state != sa.literal_column(f"'{State.CLOSED.value}'")
 _IS_HELD = _L.returned == sa.literal_column("0")

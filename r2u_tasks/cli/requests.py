@@ -172,6 +172,20 @@ def request_exempt(
     _decide(exempt_request, request_id, dataset, root, as_json, ground=ground, only=only)
 
 
+@app.command("withdraw", epilog="Example: `r2u request withdraw web-17`")
+def request_withdraw(
+    request_id: RequestId,
+    only: Only = None,
+    dataset: Dataset = EMBEDDED_DIGITS,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take an exemption back; queued again unless it was answered."""
+    from r2u_tasks.stages.decisions import withdraw_exemption
+
+    _decide(withdraw_exemption, request_id, dataset, root, as_json, only=only)
+
+
 @app.command("cancel", epilog="Example: `r2u request cancel web-17 --reason withdrawn`")
 def request_cancel(
     request_id: RequestId,

@@ -47,6 +47,15 @@ def exempt_request(
     return shown_request(queue, request_id)
 
 
+def withdraw_exemption(
+    *, request_id: str, dataset: str, root_uri: str, only: str | None = None
+) -> JSON:
+    """Take an exemption back; a request that was not answered yet is queued again."""
+    queue = open_context(dataset, root_uri).queue
+    queue.withdraw_exemption(request_id, now=_now(), dataset=only)
+    return shown_request(queue, request_id)
+
+
 def cancel_request(*, request_id: str, reason: str, dataset: str, root_uri: str) -> JSON:
     """Cancel a request; ``honoured`` is false when its erasure had begun."""
     queue = open_context(dataset, root_uri).queue

@@ -23,7 +23,7 @@ DECIDE = {
     "exempt": {"ground": "legal_obligation"},
     "answer": {"reference": "letters/17"},
 }
-OTHER = {"cancel": {"reason": "withdrawn"}, "reject": {"reason": "unproven"}}
+OTHER = {"withdraw": None, "cancel": {"reason": "withdrawn"}, "reject": {"reason": "unproven"}}
 
 
 def test_the_package_registers_its_plugin(repository):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from r2u_tasks.cli.main import app
 
 COMMANDS = ("add", "list", "show", "verify", "hold", "release", "exempt", "cancel", "reject")
-COMMANDS += ("extend", "answer", "plan")
+COMMANDS += ("extend", "answer", "plan", "withdraw")
 
 
 @pytest.fixture
@@ -46,6 +46,17 @@ def test_a_request_goes_its_way_by_commands_alone(r2u):
     assert (0, [], None) == (plan["n_records"], plan["tables"], plan["closes_at_once_as"])
     assert "cancelled" == shown["outcome"]
     assert ["r-1"] == [row["request_id"] for row in r2u("request", "list")]
+
+
+def test_an_exemption_is_granted_and_withdrawn(r2u):
+    """The request awaits its answer, then is queued again; twice is an error."""
+    r2u("request", "add", "--subject", "p-1", "--id", "r-1")
+    granted = r2u("request", "exempt", "r-1", "--ground", "legal_obligation")
+    withdrawn = r2u("request", "withdraw", "r-1")
+
+    assert ("exempt", "queued") == (granted["state"], withdrawn["state"])
+    again = r2u("request", "withdraw", "r-1", expected=1)
+    assert "expected an open exemption" in str(again.output) + str(again.exception)
 
 
 def test_a_plan_is_for_one_thing(r2u):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -202,7 +203,7 @@ CREATE INDEX by_holder ON leases (holder)
 
 _CHANGED = "OLD.state <> NEW.state"
 # table, occasion, when it is refused, what the refusal says
-_GUARDS = (
+GUARDS = (
     ("requests", "INSERT", f"NEW.state NOT IN ({_ENTRY})", "a request begins at the door"),
     (
         "requests",
@@ -293,19 +294,25 @@ def upgrade() -> None:
     _guard(sqlite)
 
 
+def guard_sqlite(written: Callable[[str], str]) -> None:
+    """Make one trigger for each rule, whose test is written as a function of it says."""
+    for number, (table, occasion, refused, message) in enumerate(GUARDS):
+        name = f"guard_{table}_{occasion.lower()}_{number}"
+        op.execute(
+            f"CREATE TRIGGER {name} BEFORE {occasion} ON {table} WHEN {written(refused)} "
+            f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
+        )
+
+
 def _guard(sqlite: bool) -> None:
+    if sqlite:
+        guard_sqlite(str)
+        return
     occasions: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for table, occasion, refused, message in _GUARDS:
+    for table, occasion, refused, message in GUARDS:
         occasions.setdefault((table, occasion), []).append((refused, message))
     for (table, occasion), refusals in occasions.items():
         name = f"guard_{table}_{occasion.lower()}"
-        if sqlite:
-            for number, (refused, message) in enumerate(refusals):
-                op.execute(
-                    f"CREATE TRIGGER {name}_{number} BEFORE {occasion} ON {table} WHEN {refused} "
-                    f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
-                )
-            continue
         # One function for all refusals of an occasion: a call costs more than a comparison.
         tests = " ELS".join(
             f"IF {refused} THEN RAISE EXCEPTION '{message}' USING ERRCODE = 'check_violation'; "
@@ -320,16 +327,15 @@ def _guard(sqlite: bool) -> None:
             f"CREATE TRIGGER {name} BEFORE {occasion} ON {table} "
             f"FOR EACH ROW EXECUTE FUNCTION {name}()"
         )
-    if not sqlite:
+    op.execute(
+        "CREATE FUNCTION guard_truncate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE "
+        "EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'check_violation'; END $$"
+    )
+    for table in sorted({guard[0] for guard in GUARDS}):
         op.execute(
-            "CREATE FUNCTION guard_truncate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE "
-            "EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'check_violation'; END $$"
+            f"CREATE TRIGGER guard_truncate_{table} BEFORE TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION guard_truncate()"
         )
-        for table in sorted({guard[0] for guard in _GUARDS}):
-            op.execute(
-                f"CREATE TRIGGER guard_truncate_{table} BEFORE TRUNCATE ON {table} "
-                "FOR EACH STATEMENT EXECUTE FUNCTION guard_truncate()"
-            )
 
 
 def _dataset() -> str:
