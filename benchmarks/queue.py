@@ -154,7 +154,7 @@ def _analyze(url: str) -> None:
     database = open_database(url)
     with database.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(sa.text("ANALYZE"))
-    database.engine.dispose()
+    database.dispose()
 
 
 def measure_inserts(folder: Path, small: bool) -> list[dict[str, Any]]:
@@ -185,7 +185,8 @@ def measure_claims(server: str, small: bool) -> list[dict[str, Any]]:
         systems: dict[str, Callable[[str], float]] = {
             "ours": lambda url, b=batch: claim_and_finish(url, n, b)
         }
-        for name in ("pgqueuer", "procrastinate"):
+        # Procrastinate fetches jobs one by one, whatever the batch is.
+        for name in ("pgqueuer", "procrastinate") if batch == 100 else ("pgqueuer",):
             for way in ("worker", "calls"):
                 systems[f"{name} {way}"] = lambda url, p=name, w=way, b=batch: peer(p, w, url, n, b)
         speeds: dict[str, list[float]] = {name: [] for name in systems}

@@ -304,7 +304,7 @@ def copies_of(change: Change, request_ids: Sequence[str]) -> list[Any]:
         .order_by(t.requests.c.received_at, t.requests.c.request_id)
         .with_for_update()
     )
-    return list(change.connection.execute(statement))
+    return list(change.connection.execute(statement).all())
 
 
 def promote_copy(change: Change, primary: Any, copies: Sequence[Any]) -> None:

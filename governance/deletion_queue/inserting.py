@@ -6,10 +6,12 @@ events and index entries of one moment lie together, and every lookup is one sta
 
 from __future__ import annotations
 
+import gc
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
 from functools import cache, lru_cache
@@ -95,17 +97,30 @@ def insert_requests(
     """
     receipts: list[Receipt] = []
     holds: list[tuple[str, str]] = []
-    for start in range(0, len(requests), _CHUNK):
-        rows = _prepare(database, cursor, requests[start : start + _CHUNK], door, now)
-        insert = _insert if database.is_sqlite or len(rows.requests) < 50 else _copy
-        insert(database, cursor, f"requests ({_COLUMNS})", rows.requests)
-        insert(database, cursor, f"events ({_EVENT_COLUMNS})", rows.events)
-        _insert(database, cursor, f"reservations ({_RESERVATION_COLUMNS})", rows.reservations)
-        receipts += rows.receipts
-        holds += rows.holds
+    with _no_collector() if len(requests) > _CHUNK else nullcontext():
+        for start in range(0, len(requests), _CHUNK):
+            rows = _prepare(database, cursor, requests[start : start + _CHUNK], door, now)
+            insert = _insert if database.is_sqlite or len(rows.requests) < 50 else _copy
+            insert(database, cursor, f"requests ({_COLUMNS})", rows.requests)
+            insert(database, cursor, f"events ({_EVENT_COLUMNS})", rows.events)
+            _insert(database, cursor, f"reservations ({_RESERVATION_COLUMNS})", rows.reservations)
+            receipts += rows.receipts
+            holds += rows.holds
     if file is not None:
         _insert(database, cursor, "files (digest, counts)", [file])
     return receipts, holds
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Stop the collector of cycles: these rows make none, and it would visit them all each time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _prepare(

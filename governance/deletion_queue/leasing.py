@@ -190,7 +190,7 @@ def _pick(change: Change, dataset: str, max_items: int) -> list[str]:
         .limit(max_items)
         .with_for_update(skip_locked=True)
     )
-    return list(change.connection.execute(statement).scalars())
+    return list(change.connection.execute(statement).scalars().all())
 
 
 def _back_in_queue(change: Change, batch_id: str) -> list[str]:
@@ -206,7 +206,7 @@ def _back_in_queue(change: Change, batch_id: str) -> list[str]:
         )
         .with_for_update(of=t.requests, skip_locked=True)
     )
-    return list(change.connection.execute(statement).scalars())
+    return list(change.connection.execute(statement).scalars().all())
 
 
 def _take(change: Change, batch_id: str, ids: Sequence[str], *, is_first: bool) -> None:
@@ -229,7 +229,7 @@ def _is_waking(change: Change, dataset: str) -> tuple[sa.ColumnElement[bool], ..
 def _wake(change: Change, dataset: str) -> None:
     statement = sa.select(_R.request_id).where(*_is_waking(change, dataset))
     locked = statement.with_for_update(skip_locked=True)
-    ids = list(change.connection.execute(locked).scalars())
+    ids = change.connection.execute(locked).scalars().all()
     move_many(change, ids, State.QUEUED, "time to try again", {"not_before": None})
 
 
@@ -239,7 +239,7 @@ def _give_back(change: Change, batch_id: str, reason: str, retry_at: datetime | 
         .where(_R.batch_id == batch_id, _IS_OPEN, _is_one_of(*BEFORE_ERASURE))
         .with_for_update()
     )
-    ids = list(change.connection.execute(statement).scalars())
+    ids = change.connection.execute(statement).scalars().all()
     state = State.QUEUED if retry_at is None else State.RETRY_WAIT
     not_before = None if retry_at is None else text(retry_at)
     move_many(change, ids, state, reason, {"batch_id": None, "not_before": not_before})

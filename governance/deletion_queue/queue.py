@@ -468,7 +468,7 @@ class DeletionQueue:
 
     def dispose(self) -> None:
         """Close all connections."""
-        self._database.engine.dispose()
+        self._database.dispose()
 
     def _change(self, now: datetime, work: Callable[[Change], T]) -> T:
         def transaction(connection: sa.Connection) -> T:

@@ -225,7 +225,7 @@ def _locked(
         .order_by(_R.request_id)
         .with_for_update()
     )
-    rows = list(change.connection.execute(statement))
+    rows = list(change.connection.execute(statement).all())
     if len(rows) < len(set(request_ids)):
         message = f"expected {len(set(request_ids))} requests in the queue, got {len(rows)}"
         raise RequestError(message)

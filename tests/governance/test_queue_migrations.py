@@ -54,7 +54,7 @@ def _make_old(url):
                 values = ", ".join(f":{name}" for name in row)
                 statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})"
                 connection.execute(sa.text(statement), row)
-    database.engine.dispose()
+    database.dispose()
 
 
 def test_the_first_revision_is_the_schema_before_migrations(tmp_path):
