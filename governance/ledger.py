@@ -62,6 +62,8 @@ KINDS = frozenset(
         "override_added",
         "override_withdrawn",
         "policy_accepted",
+        "pseudonym_key_rotated",
+        "pseudonym_key_dropped",
     }
 )
 

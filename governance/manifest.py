@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from governance.digests import digest_json
 from governance.errors import DataError
 from governance.hashing import binary_rows, digest_matrix, hex_array, in_order
+from governance.key_ring import KeyRing
 from governance.merkle import stream_root
 from governance.storage import query
 from governance.workspace import Workspace
@@ -32,6 +33,7 @@ from governance.workspace import Workspace
 _MEMBERS = pa.schema([("record_key", pa.binary()), ("segment", pa.int8()), ("leaf", pa.binary())])
 _ROW = np.dtype([("leaf", "u1", 32), ("segment", "i1"), ("key", "u1", 32)])
 _ASKED = pa.schema([("record_key", pa.binary())])
+_KEY_NAME = b"pseudonym_key"
 _PARTITIONS = 256
 _SPOOL_BYTES = 1 << 20
 _GROUP_ROWS = 1 << 17
@@ -96,13 +98,19 @@ class Members:
     leaves: np.ndarray
 
 
-def write_members(path: Path, parts: Iterable[Members]) -> None:
+def write_members(path: Path, parts: Iterable[Members], *, key_id: str = "") -> None:
     """Write who was in a training run, sorted by leaf, with bounded memory.
 
     The order tells nothing of the table's, and is the order of the Merkle tree. Leaves are spread
     evenly over their first byte, so each of 256 partitions is sorted alone; what is large is
     spilled beside the file.
+
+    Args:
+        path: The file.
+        parts: Records of the run.
+        key_id: Name of the key of their pseudonyms, kept in the file's metadata.
     """
+    schema = _MEMBERS.with_metadata({_KEY_NAME: key_id.encode()} if key_id else None)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     with ExitStack() as stack:
@@ -113,13 +121,13 @@ def write_members(path: Path, parts: Iterable[Members]) -> None:
         for part in parts:
             _spread(part, spools)
         writer = stack.enter_context(
-            pq.ParquetWriter(temporary, _MEMBERS, compression="none", use_dictionary=False)
+            pq.ParquetWriter(temporary, schema, compression="none", use_dictionary=False)
         )
         for rows in _grouped(in_order(_sorted_rows, spools)):
             keys = binary_rows(rows["key"]).cast(pa.binary())
             leaves = binary_rows(rows["leaf"]).cast(pa.binary())
             segments = pa.array(np.ascontiguousarray(rows["segment"]), pa.int8())
-            writer.write_batch(pa.record_batch([keys, segments, leaves], schema=_MEMBERS))
+            writer.write_batch(pa.record_batch([keys, segments, leaves], schema=schema))
     temporary.replace(path)
 
 
@@ -183,14 +191,19 @@ def read_leaves(path: Path) -> np.ndarray:
     return digest_matrix(_read(path, columns=["leaf"])["leaf"])
 
 
-def leaf_of(path: Path, record_key: str) -> bytes | None:
-    """Return the commitment to the record with this pseudonym; None when the model has not got it.
+def leaf_of(path: Path, record_keys: Collection[str]) -> bytes | None:
+    """Return the commitment to a record; None when the model has not got it.
+
+    Args:
+        path: ``members.parquet``.
+        record_keys: Pseudonyms of the record, under each key.
 
     Raises:
         DataError: As ``read_members``.
     """
     table = _read(path, columns=["record_key", "leaf"])
-    found = table.filter(pc.equal(table["record_key"], pa.scalar(bytes.fromhex(record_key))))
+    wanted = pa.array([bytes.fromhex(key) for key in record_keys], pa.binary())
+    found = table.filter(pc.is_in(table["record_key"], value_set=wanted))
     return bytes(found["leaf"][0].as_py()) if found.num_rows else None
 
 
@@ -315,6 +328,30 @@ def count_drift(members: Path, current: Iterable[Members], asked_keys: Collectio
         ).to_pylist()[0]
         changed, present = changed + row["changed"], present + row["present"]
     return Drift(changed, others.num_rows - present)
+
+
+def members_key_id(path: Path) -> str:
+    """Return the name of the key of the pseudonyms; empty: the key from before keys had names.
+
+    Raises:
+        DataError: As ``read_members``.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        message = f"{path.name}: expected the members of a model, got {type(error).__name__}"
+        raise DataError(message) from error
+    return str(metadata.get(_KEY_NAME, b"").decode())
+
+
+def key_of_members(ring: KeyRing, path: Path) -> bytes:
+    """Return the key of the pseudonyms of a members file.
+
+    Raises:
+        DataError: As ``read_members``.
+        PermanentError: It is not in the ring.
+    """
+    return ring.named(members_key_id(path), f"members of model {path.parent.name}")
 
 
 def read_members(path: Path) -> dict[str, int]:

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from governance.deletion_queue import HoldGround, SubmittedRequest
+from governance.deletion_queue import HoldGround, Pseudonyms, SubmittedRequest
 from governance.errors import PolicyError, RequestError
+from governance.key_files import key_name
+from governance.key_ring import KeyRing
 from governance.regimes import load_regime
 from governance.request_files import Row, text_problem
-from governance.suppression import key_name, pseudonym, pseudonyms
+from governance.suppression import pseudonym, pseudonyms
 
 REQUEST_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$"
 TRUE, FALSE = frozenset({"true", "yes", "1"}), frozenset({"", "false", "no", "0"})
@@ -27,7 +29,7 @@ class RowRules:
     """What a row is read with.
 
     Attributes:
-        key: Pseudonym key.
+        ring: Pseudonym keys.
         selectable: Columns that a selector may name.
         regime: Regime of a row that names none.
         now: Nothing is received after it.
@@ -35,7 +37,7 @@ class RowRules:
             gives the same ids; without it the queue makes one.
     """
 
-    key: bytes
+    ring: KeyRing
     selectable: tuple[str, ...]
     regime: str
     now: datetime
@@ -48,7 +50,7 @@ class _Draft:
     request_id: str | None
     subject: str
     records: tuple[str, ...]
-    selector: dict[str, str] | None
+    selector: tuple[str, str] | None
     verified: bool
     received_at: datetime
     hold_ground: str | None
@@ -72,7 +74,7 @@ def parse_batch(rows: Sequence[Row], rules: RowRules) -> ParsedBatch:
             drafts.append(_draft(row, rules))
         except (RequestError, PolicyError) as error:
             rejected.append((row, " ".join(str(error).split())))
-    return ParsedBatch(tuple(_submit(drafts, rules.key)), tuple(rejected))
+    return ParsedBatch(tuple(_submit(drafts, rules.ring)), tuple(rejected))
 
 
 def parse_request(cells: Mapping[str, str], rules: RowRules) -> SubmittedRequest:
@@ -118,29 +120,52 @@ def _draft(row: Row, rules: RowRules) -> _Draft:
     )
 
 
-def _submit(drafts: Sequence[_Draft], key: bytes) -> list[tuple[Row, SubmittedRequest]]:
-    subjects = [draft.subject for draft in drafts if draft.subject]
-    records = [record for draft in drafts for record in draft.records]
-    subject_keys = iter(pseudonyms(key, "subject", subjects))
-    record_keys = iter(pseudonyms(key, "record", records))
-    key_id = key_name(key)
+def _submit(drafts: Sequence[_Draft], ring: KeyRing) -> list[tuple[Row, SubmittedRequest]]:
+    targets = zip(*(_targets(drafts, key) for key in ring.keys), strict=True)
     return [
         (
             draft.row,
             SubmittedRequest(
                 request_id=draft.request_id,
-                subject_key=next(subject_keys) if draft.subject else None,
-                record_keys=tuple(next(record_keys) for _ in draft.records),
-                selector=draft.selector,
-                key_id=key_id,
+                subject_key=newest.subject_key,
+                record_keys=newest.record_keys,
+                selector=newest.selector,
+                key_id=newest.key_id,
+                earlier=tuple(earlier),
                 verified=draft.verified,
                 received_at=draft.received_at,
                 hold_ground=draft.hold_ground,
                 regime=draft.regime,
             ),
         )
+        for draft, (newest, *earlier) in zip(drafts, targets, strict=True)
+    ]
+
+
+def _targets(drafts: Sequence[_Draft], key: bytes) -> list[Pseudonyms]:
+    """Return what each row asks for, under one key."""
+    subjects = [draft.subject for draft in drafts if draft.subject]
+    records = [record for draft in drafts for record in draft.records]
+    subject_keys = iter(pseudonyms(key, "subject", subjects))
+    record_keys = iter(pseudonyms(key, "record", records))
+    key_id = key_name(key)
+    return [
+        Pseudonyms(
+            key_id=key_id,
+            subject_key=next(subject_keys) if draft.subject else None,
+            record_keys=tuple(next(record_keys) for _ in draft.records),
+            selector=_selector_under(key, draft.selector),
+        )
         for draft in drafts
     ]
+
+
+def _selector_under(key: bytes, selector: tuple[str, str] | None) -> dict[str, str] | None:
+    # The value may be personal (an e-mail address), so the queue holds it like an id.
+    if selector is None:
+        return None
+    column, value = selector
+    return {"column": column, "value": selector_value(key, column, value)}
 
 
 def _request_id(text: str, row: Row, rules: RowRules) -> str | None:
@@ -152,15 +177,14 @@ def _request_id(text: str, row: Row, rules: RowRules) -> str | None:
     return text
 
 
-def _selector(text: str, rules: RowRules) -> dict[str, str] | None:
+def _selector(text: str, rules: RowRules) -> tuple[str, str] | None:
     if not text:
         return None
     column, equals, value = text.partition("=")
     if not equals or not value or column not in rules.selectable:
         message = f"select: expected column=value with one of {', '.join(rules.selectable)}"
         raise RequestError(message)
-    # The value may be personal (an e-mail address), so the queue holds it like an id.
-    return {"column": column, "value": selector_value(rules.key, column, value)}
+    return column, value
 
 
 def _hold_ground(text: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +31,18 @@ def is_ours(declaration: Declaration, workspace: Workspace) -> bool:
 
 
 def erase_from_source(
-    declaration: Declaration, *, tombstones: dict[str, set[str]], key: bytes, batch_id: str
+    declaration: Declaration,
+    *,
+    tombstones: dict[str, set[str]],
+    keys: Sequence[bytes],
+    batch_id: str,
 ) -> int:
     """Erase the rows of erased records and subjects from the source; return how many there were.
 
     Args:
         declaration: Source and columns.
         tombstones: Pseudonyms of erased records and subjects.
-        key: Pseudonym key.
+        keys: Pseudonym keys that tombstones may be under.
         batch_id: Names the erasure.
     """
     path, columns = declaration.source_path, declaration.columns
@@ -56,7 +60,7 @@ def erase_from_source(
         kept, _ = suppress(
             numbered,
             tombstones=tombstones,
-            key=key,
+            keys=keys,
             record_id_column="record",
             subject_id_column="subject",
         )

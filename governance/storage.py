@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 import duckdb
@@ -135,7 +135,10 @@ def publish_table(path: Path, table: pa.Table, *, transaction: str) -> int:
 
 
 def append_table(path: Path, table: pa.Table, *, transaction: str) -> int:
-    """Add rows in one commit and return the new version; otherwise like ``publish_table``."""
+    """Add rows in one commit and return the new version; otherwise like ``publish_table``.
+
+    A column that the table has not got yet is added; it is null in the former rows.
+    """
     with exclusive(path):
         return _write(path, table, mode="append", transaction=transaction)
 
@@ -531,12 +534,19 @@ def _write(path: Path, table: pa.Table, *, mode: str, transaction: str) -> int:
             str(path),
             table,
             mode=mode,  # type: ignore[call-overload, unused-ignore]
-            schema_mode="overwrite" if exists and mode == "overwrite" else None,
+            schema_mode=_schema_mode(path, table, mode) if exists else None,
             partition_by=partition,
             configuration=None if exists else _NO_TRACES,
             commit_properties=CommitProperties(app_transactions=[Transaction(transaction, 1)]),
         )
     return table_version(path)
+
+
+def _schema_mode(path: Path, table: pa.Table, mode: str) -> Literal["merge", "overwrite"] | None:
+    if mode == "overwrite":
+        return "overwrite"
+    known = {field.name for field in _open(path).schema().fields}
+    return "merge" if set(table.column_names) - known else None
 
 
 @contextmanager

@@ -7,7 +7,7 @@
 <root>/calibration/                               requests against the classification, counts only
 <root>/inbox/, rejects/                           deletion requests as files, and rows refused
 <root>/queue.db                                   deletion queue (unless a database URL is set)
-<root>/keys/                                      signing key, pseudonym key (mode 600)
+<root>/keys/                                      signing key, pseudonym keys (mode 600)
 <root>/ledger.jsonl                               append-only ledger
 <root>/models/<model_key>/                        weights, checkpoints, manifest, model.json
 <root>/models/champion.json                       which model serves

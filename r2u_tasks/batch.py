@@ -7,8 +7,8 @@ deleted at the end whatever the outcome.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from governance.declaration import Declaration
+from governance.deletion_queue import Pseudonyms
 from governance.digests import digest_json
 from governance.errors import DataError
+from governance.key_ring import KeyRing
 from governance.removal import remove_file, remove_folder
 from governance.request_rows import selector_value
 from governance.suppression import pseudonyms
@@ -27,12 +29,29 @@ _ROWS = "forget.parquet"
 
 @dataclass(frozen=True, slots=True)
 class AskedRecords:
-    """What one request asks for: pseudonyms, or a column and the pseudonym of a value."""
+    """What one request asks for: pseudonyms, or a column and the pseudonym of a value.
+
+    Attributes:
+        request_id: The request.
+        subject_key: Pseudonym of a person.
+        record_keys: Pseudonyms of records.
+        selector: Column, and pseudonym of a value.
+        key_id: Name of the key of the pseudonyms; empty: from before keys had names.
+    """
 
     request_id: str
     subject_key: str | None
     record_keys: tuple[str, ...]
     selector: tuple[str, str] | None
+    key_id: str = ""
+
+    @classmethod
+    def of(cls, request_id: str, target: Pseudonyms) -> AskedRecords:
+        """Return what a request asks for under one of its keys."""
+        selector = None
+        if target.selector is not None:
+            selector = (target.selector["column"], target.selector["value"])
+        return cls(request_id, target.subject_key, target.record_keys, selector, target.key_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +77,7 @@ class MatchedRecords:
 def match_requests(
     table: pa.Table,
     declaration: Declaration,
-    key: bytes,
+    ring: KeyRing,
     asked: Sequence[AskedRecords],
     *,
     kept: Sequence[AskedRecords] = (),
@@ -68,14 +87,15 @@ def match_requests(
     Args:
         table: Rows with record id, subject id and governance columns.
         declaration: Roles of the columns.
-        key: Pseudonym key.
+        ring: Pseudonym keys; each request is compared under its own.
         asked: The requests of the batch.
         kept: Targets whose rows must stay, whoever asks for them.
 
     Raises:
         DataError: A selector names a column that is not declared.
+        PermanentError: A request is under a key that is not in the ring.
     """
-    finder = _Finder.of(table, declaration, key)
+    finder = _Finder(table, declaration, ring)
     stays = finder.rows_of_any(kept)
     mask, kept_rows = np.zeros(table.num_rows, dtype=bool), np.zeros(table.num_rows, dtype=bool)
     found: dict[str, int] = {}
@@ -93,6 +113,22 @@ def match_requests(
             mask |= rows
     subjects = tuple(r.subject_key for r in asked if r.subject_key is not None)
     return MatchedRecords(mask, kept_rows, found, held, subjects)
+
+
+def was_erased(tombstones: Mapping[str, set[str]], targets: Iterable[Pseudonyms]) -> bool:
+    """Say whether something of what a request asks for was erased before.
+
+    Args:
+        tombstones: From ``read_tombstones``.
+        targets: What it asks for, under each key that it is known by.
+    """
+    return any(
+        target.subject_key in tombstones["subject"]
+        or target.subject_key in tombstones["touched_subject"]
+        or not tombstones["record"].isdisjoint(target.record_keys)
+        or (target.selector is not None and target.selector["value"] in tombstones["selector"])
+        for target in targets
+    )
 
 
 def choose_lane(
@@ -170,44 +206,45 @@ def drop_rows(folder: Path) -> None:
     remove_folder(folder / "private")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Finder:
-    """Rows of a table with their pseudonyms, each worked out once."""
+    """Rows of a table with their pseudonyms under each key that is asked for, worked out once."""
 
     table: pa.Table
     declaration: Declaration
-    key: bytes
-    subject_keys: np.ndarray
-    record_keys: np.ndarray
-
-    @classmethod
-    def of(cls, table: pa.Table, declaration: Declaration, key: bytes) -> _Finder:
-        columns = declaration.columns
-        subjects = _keys_of(table, columns.subject_id, key, "subject")
-        records = _keys_of(table, columns.record_id, key, "record")
-        return cls(table, declaration, key, subjects, records)
+    ring: KeyRing
+    known: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     def only(self, mask: np.ndarray) -> _Finder:
         """Return the finder of some of the rows."""
-        return replace(
-            self,
-            table=self.table.filter(pa.array(mask)),
-            subject_keys=self.subject_keys[mask],
-            record_keys=self.record_keys[mask],
-        )
+        known = {name: keys[mask] for name, keys in self.known.items()}
+        return replace(self, table=self.table.filter(pa.array(mask)), known=known)
 
     def rows_of_any(self, asked: Sequence[AskedRecords]) -> np.ndarray:
         """Return which rows at least one of these asks for."""
         rows = np.zeros(self.table.num_rows, dtype=bool)
-        subjects = [one.subject_key for one in asked if one.subject_key is not None]
-        records = [key for one in asked for key in one.record_keys]
-        if subjects:
-            rows |= np.isin(self.subject_keys, subjects)
-        if records:
-            rows |= np.isin(self.record_keys, records)
-        for selector in {one.selector for one in asked if one.selector is not None}:
-            rows |= _select(self.table, self.declaration, self.key, selector)
+        by_key: dict[str, list[AskedRecords]] = {}
+        for one in asked:
+            by_key.setdefault(self.ring.id_of(one.key_id), []).append(one)
+        for key_id, group in by_key.items():
+            key = self.ring.named(key_id, f"request {group[0].request_id}")
+            subjects = [one.subject_key for one in group if one.subject_key is not None]
+            records = [record for one in group for record in one.record_keys]
+            if subjects:
+                rows |= np.isin(self._keys_of("subject", key_id, key), subjects)
+            if records:
+                rows |= np.isin(self._keys_of("record", key_id, key), records)
+            for selector in {one.selector for one in group if one.selector is not None}:
+                rows |= _select(self.table, self.declaration, key, selector)
         return rows
+
+    def _keys_of(self, kind: str, key_id: str, key: bytes) -> np.ndarray:
+        found = self.known.get((kind, key_id))
+        if found is None:
+            columns = self.declaration.columns
+            column = columns.subject_id if kind == "subject" else columns.record_id
+            found = self.known[kind, key_id] = _keys_of(self.table, column, key, kind)
+        return found
 
 
 def _keys_of(table: pa.Table, column: str, key: bytes, kind: str) -> np.ndarray:

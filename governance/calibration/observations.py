@@ -93,7 +93,7 @@ def observe_batch(
     subject_id: str,
     received: np.ndarray,
     strata: Sequence[str],
-    pseudonym_key: bytes,
+    pseudonym_keys: Sequence[bytes],
 ) -> Observation:
     """Count what a batch asks for.
 
@@ -105,7 +105,7 @@ def observe_batch(
         received: datetime64[D] ``[n]``: UTC day on which the subject of the record asked for all of
             their data; not a time where they did not.
         strata: Columns of the policy's strata.
-        pseudonym_key: Key of the strata's digests.
+        pseudonym_keys: Keys of the strata's digests; each stratum is counted under every one.
     """
     asked_themselves = ~np.isnat(received)
     person = _numbers(rows[subject_id])
@@ -114,8 +114,10 @@ def observe_batch(
     covered = np.ones(int(person.max(initial=-1)) + 1, dtype=bool)
     covered[person[~revocable]] = False
     missed = pc.sum(rows.filter(pa.array(~revocable))["erasure_cost"]).as_py() or 0.0
-    number, keys = stratum_keys(rows, tuple(strata), pseudonym_key) if strata else (person, [])
-    names = [key.hex() for key in keys]
+    by_stratum: dict[str, int] = {}
+    for key in pseudonym_keys if strata else ():
+        number, names = stratum_keys(rows, tuple(strata), key)
+        by_stratum |= _count_persons(person, number, [name.hex() for name in names])
     digests = rows["policy_digest"].unique().to_pylist()
     return Observation(
         batch_id=batch_id,
@@ -133,7 +135,7 @@ def observe_batch(
             name: int(count)
             for name, count in zip(groups, np.bincount(group, minlength=len(groups)), strict=True)
         },
-        subjects_by_stratum=_count_persons(person, number, names) if names else {},
+        subjects_by_stratum=by_stratum,
         own_by_day={
             str(day): _count_persons(person[received == day], group[received == day], groups)
             for day in np.unique(received[asked_themselves])

@@ -35,7 +35,8 @@ class Knowledge:
         as_of: Day on which ages are measured.
         subject_id: Column of the subject.
         record_id: Column of the record.
-        pseudonym_key: Key of the pseudonyms below; no rule about memorisation works without it.
+        pseudonym_keys: Keys that the pseudonyms below may be under, the newest first; no rule about
+            memorisation works without one.
         rare_groups: Rule id -> table of ``code``, of groups that fewer than k subjects share.
         request_rates: Keyed digest of a stratum, hexadecimal -> requests per subject and year, of
             strata that were observed.
@@ -48,7 +49,7 @@ class Knowledge:
     as_of: date
     subject_id: str
     record_id: str
-    pseudonym_key: bytes = b""
+    pseudonym_keys: tuple[bytes, ...] = field(default=(b"",), repr=False)
     rare_groups: dict[str, pa.Table] = field(default_factory=dict)
     request_rates: dict[str, float] = field(default_factory=dict)
     looks: dict[str, dict[str, bool | None]] = field(default_factory=dict)
@@ -127,14 +128,19 @@ def group_codes(quasi: Sequence[str]) -> str:
 
 
 def count_strata(rows: pa.Table, policy: Policy, knowledge: Knowledge) -> dict[str, int]:
-    """Return the number of subjects in each stratum, by hexadecimal keyed digest."""
-    if not policy.strata:
-        return {}
-    number, keys = stratum_keys(rows, policy.strata, knowledge.pseudonym_key)
+    """Return the number of subjects in each stratum, by hexadecimal keyed digest.
+
+    Counted under every key, so that a stratum keeps its history through a rotation.
+    """
+    found: dict[str, int] = {}
     person = rows[knowledge.subject_id].combine_chunks().dictionary_encode().indices
-    pairs = np.unique(person.to_numpy().astype(np.int64) * len(keys) + number)
-    counts = np.bincount(pairs % max(1, len(keys)), minlength=len(keys))
-    return {key.hex(): int(count) for key, count in zip(keys, counts, strict=True)}
+    persons = person.to_numpy().astype(np.int64)
+    for key in knowledge.pseudonym_keys if policy.strata else ():
+        number, keys = stratum_keys(rows, policy.strata, key)
+        pairs = np.unique(persons * len(keys) + number)
+        counts = np.bincount(pairs % max(1, len(keys)), minlength=len(keys))
+        found |= {name.hex(): int(count) for name, count in zip(keys, counts, strict=True)}
+    return found
 
 
 def _has_value(rows: pa.Table, rule: Rule, policy: Policy, _knowledge: Knowledge) -> Match:
@@ -233,17 +239,23 @@ def _is_memorised(rows: pa.Table, rule: Rule, _policy: Policy, knowledge: Knowle
     scores = knowledge.memorisation
     if scores is None:
         return Match(np.zeros(n, dtype=bool), np.ones(n, dtype=bool))
-    ours = pseudonym_array(knowledge.pseudonym_key, "record", rows[knowledge.record_id])
-    at = pc.index_in(ours, value_set=scores["record_key"].combine_chunks())
+    scored = scores["record_key"].combine_chunks()
+    at = pa.nulls(n, pa.int32())
+    for key in knowledge.pseudonym_keys:  # the table is under the one of its training
+        ours = pseudonym_array(key, "record", rows[knowledge.record_id])
+        at = pc.coalesce(at, pc.index_in(ours, value_set=scored))
     percentile = pc.take(scores["percentile"].combine_chunks(), at)
     known = ~_mask(pc.is_null(percentile))
     return Match(_mask(pc.greater(percentile, rule.when.memorisation_pct_gt)), ~known)
 
 
 def _is_asked_often(rows: pa.Table, rule: Rule, policy: Policy, knowledge: Knowledge) -> Match:
-    number, keys = stratum_keys(rows, policy.strata, knowledge.pseudonym_key)
-    rates = np.array([knowledge.request_rates.get(key.hex(), np.nan) for key in keys])
-    rate = rates[number] if len(keys) else np.zeros(rows.num_rows)
+    rate = np.full(rows.num_rows, np.nan)
+    for key in reversed(knowledge.pseudonym_keys):  # the oldest key has the longest history
+        number, keys = stratum_keys(rows, policy.strata, key)
+        rates = np.array([knowledge.request_rates.get(name.hex(), np.nan) for name in keys])
+        if len(keys):
+            rate = np.where(np.isnan(rate), rates[number], rate)
     return Match(np.nan_to_num(rate) > (rule.when.request_rate_gt or 0.0), np.isnan(rate))
 
 

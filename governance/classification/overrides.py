@@ -59,6 +59,7 @@ class Override:
         pattern: Rules of a reviewed risk group.
         policy_digest: Policy under which the group was reviewed.
         n_keys: Number of subjects or records, whose pseudonyms lie in ``<override_id>.parquet``.
+        key_id: Name of the key of these pseudonyms; empty: from before keys had names.
     """
 
     override_id: str
@@ -72,6 +73,7 @@ class Override:
     pattern: tuple[str, ...] | None = None
     policy_digest: str | None = None
     n_keys: int = 0
+    key_id: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -127,7 +129,7 @@ def match_overrides(
     """
     hits: dict[str, np.ndarray] = {}
     columns = {"subject": knowledge.subject_id, "records": knowledge.record_id}
-    pseudonyms: dict[str, pa.Array] = {}
+    pseudonyms: dict[str, list[pa.Array]] = {}
     for level in (HIGH, LOW):
         mine = [o for o in overrides.active if o.level == level and o.kind != "review"]
         if not mine:
@@ -139,10 +141,11 @@ def match_overrides(
                 continue
             if kind not in pseudonyms:
                 pseudonyms[kind] = _pseudonyms(rows[column], kind, knowledge)
-            found = pc.is_in(pseudonyms[kind], value_set=pa.concat_arrays(keys))
-            hit |= found.to_numpy(zero_copy_only=False)
-        for names, wanted in _strata(mine).items():
-            hit |= _in_strata(rows, names, wanted)
+            wanted = pa.concat_arrays(keys)
+            for ours in pseudonyms[kind]:
+                hit |= pc.is_in(ours, value_set=wanted).to_numpy(zero_copy_only=False)
+        for names, values in _strata(mine).items():
+            hit |= _in_strata(rows, names, values)
         hits[f"{OVERRIDE}{level}:{DIRECT}"] = hit
     return hits
 
@@ -155,7 +158,7 @@ def find_applied(row: pa.Table, overrides: Overrides, knowledge: Knowledge) -> d
         if override.kind in columns:
             ours = _pseudonyms(row[columns[override.kind]], override.kind, knowledge)
             keys = (overrides.keys or {})[override.override_id]
-            holds = pc.is_in(ours, value_set=keys)[0].as_py()
+            holds = any(pc.is_in(one, value_set=keys)[0].as_py() for one in ours)
         else:
             strata = _strata([override] if override.kind == "stratum" else [])
             holds = any(_in_strata(row, names, wanted)[0] for names, wanted in strata.items())
@@ -188,6 +191,7 @@ def add_override(
     values: dict[str, str] | None = None,
     pattern: Sequence[str] | None = None,
     policy_digest: str | None = None,
+    key_id: str = "",
 ) -> Override:
     """Store a decision durably and return it; the same decision again changes nothing.
 
@@ -203,6 +207,7 @@ def add_override(
         values: Column -> value, of a stratum.
         pattern: Rules of a reviewed group.
         policy_digest: Policy of the review.
+        key_id: Name of the key of the pseudonyms.
 
     Raises:
         RequestError: Something is missing or malformed.
@@ -232,6 +237,7 @@ def add_override(
         pattern=tuple(sorted(pattern)) if pattern is not None else None,
         policy_digest=policy_digest,
         n_keys=n_keys,
+        key_id=key_id if n_keys else "",
     )
     with _locked(folder):
         known, withdrawn = _read(folder / _NAME)
@@ -340,9 +346,10 @@ def _require_complete(
         raise RequestError(message)
 
 
-def _pseudonyms(column: pa.ChunkedArray, kind: str, knowledge: Knowledge) -> pa.Array:
+def _pseudonyms(column: pa.ChunkedArray, kind: str, knowledge: Knowledge) -> list[pa.Array]:
+    """Return the pseudonyms of a column under each key."""
     of = "subject" if kind == "subject" else "record"
-    return _keys(pseudonym_digests(knowledge.pseudonym_key, of, column))
+    return [_keys(pseudonym_digests(key, of, column)) for key in knowledge.pseudonym_keys]
 
 
 def _strata(overrides: Sequence[Override]) -> dict[tuple[str, ...], list[tuple[str, ...]]]:

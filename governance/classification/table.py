@@ -46,7 +46,7 @@ def classify_records(
         as_of=as_of,
         subject_id=columns.subject_id,
         record_id=columns.record_id,
-        pseudonym_key=pseudonym_key,
+        pseudonym_keys=(pseudonym_key,),
         rare_groups=rare,
         looks=looks,
     )

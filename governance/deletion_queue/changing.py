@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from governance.deletion_queue import tables as t
 from governance.deletion_queue.database import Database
 from governance.deletion_queue.moments import text
-from governance.deletion_queue.records import live_key, target_key
+from governance.deletion_queue.reading import pseudonyms_of
+from governance.deletion_queue.records import live_key
 from governance.deletion_queue.states import LIVE, TRANSITIONS, Outcome, State
 from governance.errors import RequestError
 
@@ -28,12 +29,13 @@ _CLAIMS = ("exact", "retired", "approximate", "suppressed")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change under way: where, when, and the time zone that days are counted in."""
+    """One change under way: where, when, the time zone of days, and the current pseudonym key."""
 
     database: Database
     connection: sa.Connection
     now: datetime
     time_zone: str | None = None
+    key_id: str | None = None
 
     @property
     def at(self) -> str:
@@ -270,21 +272,49 @@ _OUT_OF_BATCH = {"batch_id": None, "erasure_at": None, "not_before": None}
 
 
 def live_primary(change: Change, row: Any) -> str | None:
-    """Return another verified open request for the same target, under any of its keys."""
+    """Return another verified open request for the same target, under any of their keys."""
+    mine = _live_keys(row)
     found = change.connection.execute(
         sa.select(t.requests.c.request_id).where(
-            t.requests.c.live_target.in_(_live_keys(row)),
+            t.requests.c.live_target.in_(mine),
             t.requests.c.request_id != row.request_id,
         )
     ).first()
-    return None if found is None else str(found.request_id)
+    return _newer_primary(change, row, mine) if found is None else str(found.request_id)
+
+
+def _newer_primary(change: Change, row: Any, mine: list[str]) -> str | None:
+    """Return an open request that came after a rotation and names the target of an older one.
+
+    The index has it under its newest key, which the older request does not know. Requests under the
+    current key need not be looked for like that, as nobody has a newer one.
+    """
+    if row.key_id == change.key_id:
+        return None
+    r = t.requests.c
+    names = [row.subject_key, *json.loads(row.record_keys)[:1]]
+    names.append(json.loads(row.selector)["value"] if row.selector else None)
+    sought = next(name for name in names if name is not None)
+    statement = sa.select(r.request_id, r.datasets, r.earlier).where(
+        r.live_target.is_not(None),
+        r.request_id != row.request_id,
+        r.earlier.contains(sought, autoescape=True),
+    )
+    for other in change.connection.execute(statement):
+        if not set(mine).isdisjoint(_earlier_live_keys(other)):
+            return str(other.request_id)
+    return None
 
 
 def _live_keys(row: Any) -> list[str]:
-    selector = json.loads(row.selector) if row.selector else None
+    own = live_key(row.target_key, json.loads(row.datasets))
+    return [own, *_earlier_live_keys(row)]
+
+
+def _earlier_live_keys(row: Any) -> list[str]:
     earlier = json.loads(row.earlier) if row.earlier else []
-    targets = [target_key(one["subject_key"], one["record_keys"], selector) for one in earlier]
-    return [live_key(target, json.loads(row.datasets)) for target in (row.target_key, *targets)]
+    datasets = json.loads(row.datasets)
+    return [live_key(pseudonyms_of(one).target_key, datasets) for one in earlier]
 
 
 def close_now(change: Change, row: Any, outcome: str, claim: str | None, reason: str) -> Any:

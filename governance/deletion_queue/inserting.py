@@ -152,8 +152,7 @@ def _prepare(
         before = known.get(request_id)
         if before is not None:
             if before[0] not in keys:
-                message = f"request {request_id}: this id is taken by a request for something else"
-                raise RequestError(message)
+                raise RequestError(_taken(request, request_id, before[2]))
             rows.receipts.append(replace(before[1], is_new=False))
             continue
         primary = _first(primaries, live)
@@ -163,7 +162,7 @@ def _prepare(
         target = (keys[0], live[0])
         moments = _moments(request.regime, door.time_zone, request.received_at)
         _add(rows, request, request_id, names, target, state, primary, stored, moments)
-        known[request_id] = (keys[0], rows.receipts[-1])
+        known[request_id] = (keys[0], rows.receipts[-1], request.key_id)
     return rows
 
 
@@ -172,6 +171,17 @@ def _first(known: dict[str, str], keys: Sequence[str]) -> str | None:
         if key in known:
             return known[key]
     return None
+
+
+def _taken(request: SubmittedRequest, request_id: str, stored_key: str) -> str:
+    """Say why an id is refused; under a key that was dropped nobody can tell if it is the same."""
+    if stored_key in {one.key_id for one in request.pseudonyms}:
+        return f"request {request_id}: this id is taken by a request for something else"
+    return (
+        f"request {request_id}: this id is taken by a request under the pseudonym key "
+        f"{stored_key or 'without a name'}, which is none of this ring; was it dropped? Give the "
+        "request another id, or this machine the ring of the others (docs/keys.md)"
+    )
 
 
 def _resting_state(request: SubmittedRequest, primary: str | None) -> State:
@@ -243,8 +253,11 @@ def _add(
     )
 
 
-def _known(database: Database, cursor: Any, ids: Sequence[str]) -> dict[str, tuple[str, Receipt]]:
-    columns = "request_id, target_key, state, duplicate_of, due_at"
+def _known(
+    database: Database, cursor: Any, ids: Sequence[str]
+) -> dict[str, tuple[str, Receipt, str]]:
+    """Return target, receipt and name of the key of those ids that are stored."""
+    columns = "request_id, target_key, state, duplicate_of, due_at, key_id"
     found = _select(database, cursor, columns, "request_id", ids)
     return {
         row[0]: (
@@ -256,6 +269,7 @@ def _known(database: Database, cursor: Any, ids: Sequence[str]) -> dict[str, tup
                 due_at=instant(row[4]),
                 is_new=False,
             ),
+            row[5],
         )
         for row in found
     }

@@ -45,7 +45,12 @@ class DeletionQueue:
     """A queue in one database, opened for one dataset; every call is one transaction."""
 
     def __init__(
-        self, database: Database, *, dataset: str = "default", time_zone: str | None = None
+        self,
+        database: Database,
+        *,
+        dataset: str = "default",
+        time_zone: str | None = None,
+        key_id: str | None = None,
     ) -> None:
         """Bring the schema up to date.
 
@@ -53,8 +58,11 @@ class DeletionQueue:
             database: Where the queue is.
             dataset: What a request is about that names no dataset, and what is leased.
             time_zone: Where days are counted; none: in the zone of each regime.
+            key_id: Name of the current pseudonym key; none: every request may be under an earlier
+                one.
         """
         self._database = database
+        self._key_id = key_id
         self._door = Door(dataset, time_zone)
         self.migrated_from = migrate(database, dataset=dataset)
 
@@ -450,6 +458,10 @@ class DeletionQueue:
         """Count open requests by the level (ascending) of their period that they have used."""
         return reading.count_by_share(self._database, now, levels)
 
+    def key_ids(self) -> dict[str, int]:
+        """Return how many requests that are not closed are under each pseudonym key."""
+        return reading.key_ids(self._database)
+
     def open_leases(self) -> list[LeaseRow]:
         """Return leases that hold requests."""
         return reading.open_leases(self._database)
@@ -472,13 +484,18 @@ class DeletionQueue:
 
     def _change(self, now: datetime, work: Callable[[Change], T]) -> T:
         def transaction(connection: sa.Connection) -> T:
-            return work(Change(self._database, connection, now, self._door.time_zone))
+            zone = self._door.time_zone
+            return work(Change(self._database, connection, now, zone, self._key_id))
 
         return self._database.write(transaction)
 
 
 def open_queue(
-    url: str, *, dataset: str = "default", time_zone: str | None = None
+    url: str,
+    *,
+    dataset: str = "default",
+    time_zone: str | None = None,
+    key_id: str | None = None,
 ) -> DeletionQueue:
     """Open a queue by SQLAlchemy URL; made on first use, migrated when it is older.
 
@@ -486,6 +503,7 @@ def open_queue(
         url: ``sqlite:///...`` or ``postgresql://...``.
         dataset: What a request is about that names no dataset, and what is leased.
         time_zone: Where days are counted; none: in the zone of each regime.
+        key_id: As in ``DeletionQueue``.
 
     Raises:
         StoreBusyError: The database is unreachable.
@@ -494,4 +512,4 @@ def open_queue(
     if time_zone is not None and time_zone not in available_timezones():
         message = "queue.time_zone: expected a zone of the IANA database, such as Europe/Lisbon"
         raise RequestError(message)
-    return DeletionQueue(open_database(url), dataset=dataset, time_zone=time_zone)
+    return DeletionQueue(open_database(url), dataset=dataset, time_zone=time_zone, key_id=key_id)

@@ -237,6 +237,17 @@ def known_targets(database: Database, request_ids: Sequence[str]) -> dict[str, s
         return {row[0]: row[1] for row in found}
 
 
+def key_ids(database: Database) -> dict[str, int]:
+    """Return how many requests that are not closed are under each pseudonym key."""
+    statement = (
+        sa.select(_R.key_id, sa.func.count())
+        .where(_R.state != State.CLOSED.value)
+        .group_by(_R.key_id)
+    )
+    with database.read() as connection:
+        return {row[0]: row[1] for row in connection.execute(statement)}
+
+
 def request_row(row: Any) -> RequestRow:
     """Return a stored row as a record."""
     return RequestRow(
@@ -248,7 +259,7 @@ def request_row(row: Any) -> RequestRow:
         record_keys=tuple(json.loads(row.record_keys)),
         selector=json.loads(row.selector) if row.selector else None,
         key_id=row.key_id,
-        earlier=tuple(_pseudonyms(one) for one in json.loads(row.earlier)) if row.earlier else (),
+        earlier=tuple(pseudonyms_of(one) for one in json.loads(row.earlier)) if row.earlier else (),
         target_key=row.target_key,
         datasets=tuple(json.loads(row.datasets)),
         dataset=row.dataset,
@@ -270,9 +281,11 @@ def request_row(row: Any) -> RequestRow:
     )
 
 
-def _pseudonyms(stored: dict[str, Any]) -> Pseudonyms:
+def pseudonyms_of(stored: dict[str, Any]) -> Pseudonyms:
+    """Return a target under an earlier key as it is stored with a request."""
     return Pseudonyms(
         key_id=stored["key_id"],
         subject_key=stored["subject_key"],
         record_keys=tuple(stored["record_keys"]),
+        selector=stored.get("selector"),
     )

@@ -29,11 +29,18 @@ class Pseudonyms:
         key_id: Names the key; the empty string is the key from before keys had names.
         subject_key: Pseudonym of a person: all of their records.
         record_keys: Pseudonyms of single records.
+        selector: Column and value of a tenant or class, the value as a pseudonym.
     """
 
     key_id: str = ""
     subject_key: str | None = None
     record_keys: tuple[str, ...] = ()
+    selector: dict[str, str] | None = None
+
+    @property
+    def target_key(self) -> str:
+        """What is asked for under this key, as one digest."""
+        return target_key(self.subject_key, self.record_keys, self.selector)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,10 +104,12 @@ class SubmittedRequest:
         """The digest of what is asked for under the current key, then under each earlier one."""
         if not self.earlier:
             return (self.target_key,)
-        before = (
-            target_key(one.subject_key, one.record_keys, self.selector) for one in self.earlier
-        )
-        return (self.target_key, *before)
+        return (self.target_key, *(one.target_key for one in self.earlier))
+
+    @property
+    def pseudonyms(self) -> tuple[Pseudonyms, ...]:
+        """The target under every key it is known by, the newest first."""
+        return (_newest(self), *self.earlier)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,10 +196,7 @@ class RequestRow:
     @property
     def pseudonyms(self) -> tuple[Pseudonyms, ...]:
         """The target under every key it is known by, the newest first."""
-        newest = Pseudonyms(
-            key_id=self.key_id, subject_key=self.subject_key, record_keys=self.record_keys
-        )
-        return (newest, *self.earlier)
+        return (_newest(self), *self.earlier)
 
     @property
     def days_used(self) -> int:
@@ -357,6 +363,15 @@ class Closing:
     outcome: str
     claim: str | None = None
     details: dict[str, Any] | None = field(default=None)
+
+
+def _newest(request: SubmittedRequest | RequestRow) -> Pseudonyms:
+    return Pseudonyms(
+        key_id=request.key_id,
+        subject_key=request.subject_key,
+        record_keys=request.record_keys,
+        selector=request.selector,
+    )
 
 
 def target_key(

@@ -1,4 +1,4 @@
-"""Commands about the signing key: keys show, keys rotate."""
+"""Commands about keys: show, rotate (signing); list, rotate-pseudonyms, drop (pseudonyms)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from r2u_tasks.cli.console import AsJson, Dataset, Root, out, root_folder, show
 if TYPE_CHECKING:
     from governance.signing import Signer
 
-app = typer.Typer(no_args_is_help=True, help="Show and rotate the signing key (docs/keys.md).")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Show and rotate the signing key and the pseudonym key (docs/keys.md).",
+)
 
 
 @app.command("show", epilog="Example: `r2u keys show -d people.yaml`")
@@ -77,6 +80,65 @@ def keys_rotate(
         out.print("Hand the new signing.pub.pem to your auditors; old certificates still verify.")
         if target is not None:
             out.print("From now on the stages have to find the new key: see docs/keys.md.")
+
+
+@app.command("list", epilog="Example: `r2u keys list -d people.yaml`")
+def keys_list(
+    dataset: Dataset = EMBEDDED_DIGITS, root: Root = None, as_json: AsJson = False
+) -> None:
+    """List the pseudonym keys by their ids, and what still needs each of them."""
+    from r2u_tasks.stages.pseudonym_keys import list_pseudonym_keys
+
+    found = list_pseudonym_keys(dataset=dataset, root_uri=str(root_folder(dataset, root)))
+    if as_json:
+        show(found, as_json, None)
+        return
+    out.print(f"keys from {found['source']}", highlight=False, soft_wrap=True)
+    for one in found["keys"]:
+        needed = ", ".join(f"{n} {what}" for what, n in one["needed_by"].items())
+        note = "nothing needs it: r2u keys drop" if one["can_be_dropped"] else needed or "-"
+        out.print(f"{one['key']}  {one['role']:8}  {note}", highlight=False, soft_wrap=True)
+    if found["rotation_unfinished"]:
+        out.print("A rotation was begun and not finished: r2u keys rotate-pseudonyms")
+
+
+@app.command(
+    "rotate-pseudonyms",
+    epilog="Examples: `r2u keys rotate-pseudonyms`; `r2u keys rotate-pseudonyms --from "
+    "3f1c0a9b77d2`. A rotation that was interrupted is finished by the same command.",
+)
+def keys_rotate_pseudonyms(
+    dataset: Dataset = EMBEDDED_DIGITS,
+    root: Root = None,
+    only_from: Annotated[
+        str | None,
+        typer.Option("--from", help="Id of the key that is to go; if it went, nothing is done."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make new pseudonyms under a new key; what is under the former one is still recognised."""
+    from r2u_tasks.stages.pseudonym_keys import rotate_pseudonyms
+
+    place = {"dataset": dataset, "root_uri": str(root_folder(dataset, root))}
+    result = rotate_pseudonyms(**place, only_from=only_from)
+    show(result, as_json, None)
+    if not as_json and result["rotated"]:
+        out.print("Back up the new key now, apart from the tables. The former one is still needed:")
+        out.print("`r2u keys list` says by what.")
+
+
+@app.command("drop", epilog="Example: `r2u keys drop 3f1c0a9b77d2`")
+def keys_drop(
+    key: Annotated[str, typer.Argument(help="Id of an earlier pseudonym key.")],
+    dataset: Dataset = EMBEDDED_DIGITS,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete an earlier pseudonym key that nothing needs any more."""
+    from r2u_tasks.stages.pseudonym_keys import drop_pseudonym_key
+
+    place = {"dataset": dataset, "root_uri": str(root_folder(dataset, root))}
+    show(drop_pseudonym_key(key_id=key, **place), as_json, None)
 
 
 def _next_signer(folder: Path, target: str | None) -> Signer:

@@ -34,7 +34,6 @@ from governance.digests import digest_bytes, read_json, write_atomic, write_json
 from governance.errors import DataError, PolicyError, RequestError
 from governance.policy import Policy, load_policy, parse_policy, write_policy
 from governance.policy.changes import policy_changes
-from governance.suppression import pseudonym_array
 from governance.workspace import safe_key
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 
@@ -62,7 +61,7 @@ def observe_requests(
         context: Workspace and declaration.
         batch_id: Batch.
         rows: The rows that are about to be erased, with their decision columns.
-        received: When those who asked for all of their data did so, by pseudonym.
+        received: When those who asked for all of their data did so, by id.
     """
     if GROUP not in rows.column_names or not rows.num_rows:
         return
@@ -72,10 +71,11 @@ def observe_requests(
     except PolicyError:
         _log.warning("calibration: the policy is wrong now; a batch is counted without strata")
         strata = ()  # an erasure never waits for a policy
-    keys = pseudonym_array(context.pseudonym_key, "subject", rows[columns.subject_id])
     day = {key: np.datetime64(at.astimezone(UTC).date(), "D") for key, at in received.items()}
     never = np.datetime64("NaT", "D")
-    days = np.array([day.get(key, never) for key in keys.to_pylist()], dtype="datetime64[D]")
+    days = np.array(
+        [day.get(key, never) for key in rows[columns.subject_id].to_pylist()], dtype="datetime64[D]"
+    )
     observation = observe_batch(
         rows,
         batch_id=batch_id,
@@ -83,7 +83,7 @@ def observe_requests(
         subject_id=columns.subject_id,
         received=days,
         strata=strata,
-        pseudonym_key=context.pseudonym_key,
+        pseudonym_keys=context.key_ring.keys,
     )
     save_observation(context.workspace.calibration, observation)
 

@@ -23,6 +23,7 @@ from governance.manifest import (
     Members,
     TrainingManifest,
     count_drift,
+    key_of_members,
     members_root,
     set_difference,
     write_members,
@@ -65,7 +66,8 @@ def commit_training(
         transaction=f"salts-{model_key}",
     )
     path = workspace.model(model_key) / "members.parquet"
-    write_members(path, _members(context, table, seen, data.segment))
+    parts = _members(context, table, seen, data.segment)
+    write_members(path, parts, key_id=context.key_ring.ids[0])
     root, n_records = members_root(path)
     segments = []
     for number in range(data.n_segments):
@@ -99,7 +101,8 @@ def table_drift(
     set difference has to find these and no more.
     """
     members = context.workspace.model(model_key) / "members.parquet"
-    return count_drift(members, _current(context, table), asked_keys)
+    key = key_of_members(context.key_ring, members)
+    return count_drift(members, _current(context, table, key), asked_keys)
 
 
 def compare_members(
@@ -155,10 +158,10 @@ def _members(
             if rows.num_rows:
                 yield rows, buckets, segment[here.drop_null().to_numpy()]
 
-    return _committed(context, parts())
+    return _committed(context, parts(), context.pseudonym_key)
 
 
-def _current(context: StageContext, table: pa.Table) -> Iterator[Members]:
+def _current(context: StageContext, table: pa.Table, key: bytes) -> Iterator[Members]:
     """Yield the commitments of every row that has a salt, as it is now; segments are not known."""
     record_id = context.declaration.columns.record_id
 
@@ -170,16 +173,16 @@ def _current(context: StageContext, table: pa.Table) -> Iterator[Members]:
             if rows.num_rows:
                 yield rows, buckets, np.zeros(rows.num_rows, np.int8)
 
-    return _committed(context, parts())
+    return _committed(context, parts(), key)
 
 
 _Part = tuple[pa.Table, list[int], np.ndarray]
 """Rows of some buckets, these buckets, and the segment of each row."""
 
 
-def _committed(context: StageContext, parts: Iterator[_Part]) -> Iterator[Members]:
+def _committed(context: StageContext, parts: Iterator[_Part], key: bytes) -> Iterator[Members]:
     """Yield the commitments of each part; the next parts are worked on meanwhile."""
-    columns, key = context.declaration.columns, context.pseudonym_key
+    columns = context.declaration.columns
 
     def commit(part: _Part) -> Members:
         rows, buckets, segments = part

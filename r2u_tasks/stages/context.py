@@ -11,9 +11,10 @@ from typing import Any
 from governance.declaration import Declaration, load_declaration
 from governance.deletion_queue import DeletionQueue, open_queue
 from governance.digests import read_json
+from governance.errors import StoreBusyError
+from governance.key_ring import KeyRing, open_ring, read_record
 from governance.ledger import Ledger
 from governance.signing import Signer, open_signer
-from governance.suppression import load_or_make_key
 from governance.tracking import Tracker, open_tracker
 from governance.workspace import Workspace, open_workspace
 from r2u_tasks import embedded
@@ -42,9 +43,27 @@ class StageContext:
         return StageContext(declaration, self.workspace)
 
     @cached_property
+    def key_ring(self) -> KeyRing:
+        """Keys of the pseudonyms in queue, tombstones and manifests, the current one first."""
+        workspace = self.workspace
+        in_use = workspace.tombstones.exists() or any(workspace.models.glob("*/members.parquet"))
+        return open_ring(workspace.keys, os.environ, in_use=in_use)
+
+    @property
     def pseudonym_key(self) -> bytes:
-        """Key of all pseudonyms in queue, tombstones and manifests."""
-        return load_or_make_key(self.workspace.keys)
+        """The key of new pseudonyms."""
+        return self.key_ring.current
+
+    def require_same_ring(self) -> None:
+        """Refuse to go on with a ring that was changed since this context read it.
+
+        Raises:
+            StoreBusyError: It was; the same call again works with the new one.
+        """
+        record = read_record(self.workspace.keys)
+        if record is not None and record.ids != self.key_ring.ids:
+            message = "pseudonym keys: they were rotated meanwhile; run this step again"
+            raise StoreBusyError(message)
 
     @cached_property
     def signer(self) -> Signer:
@@ -60,10 +79,12 @@ class StageContext:
     def queue(self) -> DeletionQueue:
         """The deletion queue, SQLite unless the declaration names another database."""
         settings = self.declaration.queue
+        ring = read_record(self.workspace.keys)  # read only: a look at the queue makes no key
         return open_queue(
             settings.url or self.workspace.queue_url,
             dataset=self.declaration.name,
             time_zone=settings.time_zone,
+            key_id=None if ring is None else ring.current,
         )
 
     @cached_property

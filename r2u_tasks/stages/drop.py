@@ -23,7 +23,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from governance.deletion_queue import DeletionQueue, Outcome, State, SubmittedRequest
+from governance.deletion_queue import DeletionQueue, Outcome, Pseudonyms, State, SubmittedRequest
 from governance.digests import read_json, write_atomic, write_json
 from governance.drop import (
     BadLine,
@@ -148,28 +148,48 @@ def _screen(context: StageContext) -> JSON:
 
 
 def _submit(context: StageContext, alone: dict[str, str]) -> int:
-    keys = pseudonyms(context.pseudonym_key, "subject", list(alone.values()))
-    now = datetime.now(UTC)
-    requests = [
-        SubmittedRequest(
-            request_id=_request_id(item),
-            subject_key=key,
-            verified=True,  # the platform verified the consumer
-            received_at=now,
-            regime="drop",
+    persons, now = list(alone.values()), datetime.now(UTC)
+    under = [pseudonyms(key, "subject", persons) for key in context.key_ring.keys]
+    requests = []
+    for item, names in zip(alone, zip(*under, strict=True), strict=True):
+        newest, *earlier = (
+            Pseudonyms(key_id=key_id, subject_key=name)
+            for key_id, name in zip(context.key_ring.ids, names, strict=True)
         )
-        for item, key in zip(alone, keys, strict=True)
-    ]
-    first = context.queue.known_targets([_request_id(item) for item in alone])
-    # Another person under the same identifier, after the first: a request of their own.
-    requests = [
-        replace(r, request_id=f"{r.request_id}-{r.target_keys[0][:8]}")
-        if first.get(str(r.request_id), r.target_keys[0]) not in r.target_keys
-        else r
-        for r in requests
-    ]
-    receipts = context.queue.submit_many(requests)
+        requests.append(
+            SubmittedRequest(
+                request_id=_request_id(item),
+                subject_key=newest.subject_key,
+                key_id=newest.key_id,
+                earlier=tuple(earlier),
+                verified=True,  # the platform verified the consumer
+                received_at=now,
+                regime="drop",
+            )
+        )
+    receipts = context.queue.submit_many(_with_own_ids(context.queue, requests))
     return sum(receipt.is_new for receipt in receipts)
+
+
+def _with_own_ids(
+    queue: DeletionQueue, requests: Sequence[SubmittedRequest]
+) -> list[SubmittedRequest]:
+    """Give another person under the same identifier, after the first, a request of their own.
+
+    Its id ends with the begin of the target, under the key by which it is known already.
+    """
+    first = queue.known_targets([str(r.request_id) for r in requests])
+    others = {
+        r.request_id: [f"{r.request_id}-{target[:8]}" for target in r.target_keys]
+        for r in requests
+        if first.get(str(r.request_id), r.target_keys[0]) not in r.target_keys
+    }
+    known = queue.known_targets([name for names in others.values() for name in names])
+    own = {
+        request_id: next((name for name in names if name in known), names[0])
+        for request_id, names in others.items()
+    }
+    return [replace(r, request_id=own.get(r.request_id, r.request_id)) for r in requests]
 
 
 def _cancel(context: StageContext, items: Sequence[WorkItem]) -> JSON:

@@ -17,14 +17,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from governance.deletion_queue import RequestRow, State
+from governance.deletion_queue import Pseudonyms, RequestRow, State
 from governance.digests import read_json
 from governance.errors import DataError
 from governance.manifest import find_members
 from governance.request_rows import parse_request
 from governance.storage import read_table, table_exists
 from governance.suppression import pseudonyms, read_tombstones
-from r2u_tasks.batch import AskedRecords, choose_lane, match_requests
+from r2u_tasks.batch import AskedRecords, choose_lane, match_requests, was_erased
 from r2u_tasks.kept_checkpoints import checkpoint_problems, parse_kept
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.requests import row_rules
@@ -45,7 +45,7 @@ def plan_request(*, request_id: str, dataset: str, root_uri: str) -> JSON:
         "request_id": request_id,
         "state": row.state,
         "due_at": row.due_at.isoformat(),
-        **_dry_run(context, _asked(row), ahead=ahead, due_at=row.due_at),
+        **_dry_run(context, request_id, row.pseudonyms, ahead=ahead, due_at=row.due_at),
     }
 
 
@@ -70,30 +70,33 @@ def plan_target(
         "request_id": _PREVIEW,
     }
     request = parse_request(cells, row_rules(context))
-    selector = None
-    if request.selector is not None:
-        selector = (request.selector["column"], request.selector["value"])
-    asked = AskedRecords(_PREVIEW, request.subject_key, request.record_keys, selector)
+    targets = request.pseudonyms
     ahead = context.queue.counts().get(State.QUEUED, 0)
-    return {"request_id": None, **_dry_run(context, asked, ahead=ahead, due_at=None)}
+    return {"request_id": None, **_dry_run(context, _PREVIEW, targets, ahead=ahead, due_at=None)}
 
 
 def _dry_run(
-    context: StageContext, asked: AskedRecords, *, ahead: int, due_at: datetime | None
+    context: StageContext,
+    request_id: str,
+    targets: Sequence[Pseudonyms],
+    *,
+    ahead: int,
+    due_at: datetime | None,
 ) -> JSON:
-    tables, keys, n_kept = _tables(context, asked)
+    tables, keys, n_kept = _tables(context, AskedRecords.of(request_id, targets[0]))
+    n_records = len(keys) // len(context.key_ring.keys)
     models, segments = _models(context, keys)
     erased = read_tombstones(context.workspace.tombstones)
     unfinished = _unfinished(context, erased["record"] - set(keys))
-    lane = _lane(context, tables, keys, segments, unfinished)
+    lane = _lane(context, tables, n_records, segments, unfinished)
     estimate = _estimate(context, lane)
     absent = None
     if tables and not keys:
-        absent = _absent_outcome(asked, erased, still_known=bool(unfinished))
+        absent = _absent_outcome(targets, erased, still_known=bool(unfinished))
     batches = 1 + ahead // context.declaration.queue.max_batch
     return {
         "tables": tables,
-        "n_records": len(keys),
+        "n_records": n_records,
         "n_kept": n_kept,
         "closes_at_once_as": absent,
         "models": models,
@@ -107,7 +110,8 @@ def _dry_run(
 def _tables(context: StageContext, asked: AskedRecords) -> tuple[list[JSON], list[str], int]:
     """Return the rows asked for, table by table, the pseudonyms of the records, and how many stay.
 
-    If another request keeps only one of them, a batch holds the request and erases none.
+    The pseudonyms are under every key of the ring, as every model is asked under its own. If
+    another request keeps only one of the records, a batch holds the request and erases none.
     """
     n_kept = 0
     workspace, columns = context.workspace, context.declaration.columns
@@ -118,15 +122,14 @@ def _tables(context: StageContext, asked: AskedRecords) -> tuple[list[JSON], lis
         if not table_exists(path):
             continue
         table = read_table(path, columns=wanted)
-        mask = match_requests(table, context.declaration, context.pseudonym_key, [asked]).mask
+        mask = match_requests(table, context.declaration, context.key_ring, [asked]).mask
         hit = table.filter(pa.array(mask))
         n_kept = _count_kept(context, hit, asked)
         subjects = hit[columns.subject_id].unique()
         tables.append(_table(name, hit.num_rows, table.num_rows, len(subjects)))
-        keys = pseudonyms(
-            context.pseudonym_key, "record", [str(i) for i in hit[columns.record_id].to_pylist()]
-        )
         ids = hit[columns.record_id]
+        names = [str(i) for i in ids.to_pylist()]
+        keys = [name for key in context.key_ring.keys for name in pseudonyms(key, "record", names)]
     if table_exists(workspace.salts) and tables:
         salts = read_table(workspace.salts, columns=["record_id"])
         found = len(set(salts["record_id"].to_pylist()) & set(ids.to_pylist()))
@@ -137,11 +140,11 @@ def _tables(context: StageContext, asked: AskedRecords) -> tuple[list[JSON], lis
 def _count_kept(context: StageContext, hit: pa.Table, asked: AskedRecords) -> int:
     """Return how many of the rows stay because of a hold or an exemption of another request."""
     others = [
-        _asked(target.request)
+        AskedRecords.of(target.request.request_id, target.request.pseudonyms[0])
         for target in context.queue.keeping().targets
         if target.request.request_id != asked.request_id
     ]
-    matched = match_requests(hit, context.declaration, context.pseudonym_key, [asked], kept=others)
+    matched = match_requests(hit, context.declaration, context.key_ring, [asked], kept=others)
     return int(matched.kept.sum())
 
 
@@ -199,13 +202,13 @@ def _unfinished(context: StageContext, erased: Collection[str]) -> list[int]:
 def _lane(
     context: StageContext,
     tables: list[JSON],
-    keys: list[str],
+    n_records: int,
     segments: list[int],
     unfinished: list[int],
 ) -> JSON:
     if not tables:
         return {"first": "none", "if_refused": None, "why": "no table was classified yet"}
-    if not keys:
+    if not n_records:
         why = "no table holds such a record"
         if unfinished:
             why += _STILL_KNOWN.format(len(unfinished)) + "; who may be meant waits in the queue"
@@ -216,7 +219,7 @@ def _lane(
     if not segments:
         why = "the serving model never saw the records; only rows are erased"
         return {"first": "none", "if_refused": None, "why": why}
-    why = f"the serving model saw {len(segments)} of the {len(keys)} records"
+    why = f"the serving model saw {len(segments)} of the {n_records} records"
     folder = context.workspace.model(champion)
     manifest = read_json(folder / "manifest.json")
     trained = {n for n, part in enumerate(manifest["segments"]) if part["n_records"]}
@@ -312,12 +315,10 @@ def _finish(estimate: JSON, batches: int, due_at: datetime | None) -> JSON:
 
 
 def _absent_outcome(
-    asked: AskedRecords, erased: dict[str, set[str]], *, still_known: bool
+    targets: Sequence[Pseudonyms], erased: dict[str, set[str]], *, still_known: bool
 ) -> str | None:
     """Return how a request without rows ends; none while the model may still know who is meant."""
-    subjects = erased["subject"] | erased["touched_subject"]
-    known = asked.subject_key in subjects or bool(set(asked.record_keys) & erased["record"])
-    known |= asked.selector is not None and asked.selector[1] in erased["selector"]
+    known = was_erased(erased, targets)
     if known and still_known:
         return None
     return "already_forgotten" if known else "not_found"
@@ -332,8 +333,3 @@ def _ahead(context: StageContext, row: RequestRow) -> int:
 def _champion(context: StageContext) -> str | None:
     path = context.workspace.champion
     return str(read_json(path)["model_key"]) if path.exists() else None
-
-
-def _asked(row: RequestRow) -> AskedRecords:
-    selector = (row.selector["column"], row.selector["value"]) if row.selector else None
-    return AskedRecords(row.request_id, row.subject_key, tuple(row.record_keys), selector)

@@ -51,7 +51,7 @@ def load_knowledge(
         as_of=as_of,
         subject_id=columns.subject_id,
         record_id=columns.record_id,
-        pseudonym_key=context.pseudonym_key,
+        pseudonym_keys=context.key_ring.keys,
         rare_groups=rare_groups,
         request_rates=rates,
         memorisation=memorisation,

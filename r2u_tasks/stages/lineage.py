@@ -9,6 +9,8 @@ a picture is written again.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -96,73 +98,110 @@ def trace(
 def _answer(context: StageContext, graph: LineageGraph, asked: str, kind: str | None) -> Answer:
     if kind == "model" or (kind is None and any(m.model_key == asked for m in graph.models)):
         return about_model(graph, asked)
-    questions = [
-        question
+    found = [
+        (question, records)
         for name in ("record", "subject")
-        if kind in (None, name) and (question := _question(context, graph, name, asked))
+        if kind in (None, name)
+        for question, records in _questions(context, graph, name, asked)
     ]
-    if len(questions) > 1:
+    if len(found) > 1:
         message = "lineage: this is the id of a record and of a subject; say which by --kind"
         raise DataError(message)
-    question = questions[0] if questions else _unknown(context, asked, kind or "record")
-    counts = known_records(context.workspace, graph, question.record_keys)
+    question, records = found[0] if found else (_unknown(context, asked, kind or "record"), set())
+    counts = known_records(context.workspace, graph, records)
     return who_knew(graph, question, counts, (KEY_NOTE,))
 
 
-def _question(context: StageContext, graph: LineageGraph, kind: str, asked: str) -> Question | None:
-    """Return the records of a person, or a record; None if nothing of ours names it."""
-    key = _key(context, kind, asked)
+def _questions(
+    context: StageContext, graph: LineageGraph, kind: str, asked: str
+) -> Iterator[tuple[Question, set[str]]]:
+    """Yield the question about a person or a record, and the pseudonyms of its records.
+
+    Nothing, if nothing of ours names it. What is written is under all keys of its time, so one of
+    them, mostly the oldest, names all of the records, and counts each once; a model is asked under
+    every key, as it knows its own alone.
+    """
+    parts = [_part(context, graph, kind, one) for one in _asked_under(context, kind, asked)]
+    known = [part for part in parts if part.is_known]
+    if known:
+        fullest = max(reversed(known), key=lambda part: len(part.records))
+        question = Question(
+            kind=kind,
+            shown=parts[0].shown,
+            record_keys=frozenset(fullest.records),
+            in_tables=frozenset(fullest.in_tables),
+            erased={batch_id: frozenset(keys) for batch_id, keys in fullest.erased.items()},
+            complete=fullest.complete,
+        )
+        yield question, set().union(*(part.records for part in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is known of a person or a record under one key."""
+
+    shown: str
+    in_tables: set[str]
+    erased: dict[str, set[str]]
+    records: set[str]
+    is_known: bool
+    complete: bool
+
+
+def _part(context: StageContext, graph: LineageGraph, kind: str, asked: _Asked) -> _Part:
+    in_tables = _records_in_tables(context, kind, asked)
     if kind == "subject":
-        erased = erased_records_of(context.workspace, key)
-        in_tables = _records_in_tables(context, "subject", key)
-        is_erased = key in _erased_subjects(context)
+        erased = erased_records_of(context.workspace, asked.name)
+        is_erased = asked.name in _erased_subjects(context)
         known = bool(erased or in_tables or is_erased)
-        complete = bool(erased) or not is_erased
+        complete, own = bool(erased) or not is_erased, set()
     else:
         batches = erased_records(context.workspace)
-        erased = {batch_id: {key} for batch_id, keys in batches.items() if key in keys}
-        in_tables = _records_in_tables(context, "record", key)
-        known = bool(erased or in_tables) or _is_member(context, graph, key)
-        complete = True
-    if not known:
-        return None
-    own = {key} if kind == "record" else set()
-    return Question(
-        kind=kind,
-        shown=key[:SHOWN_CHARACTERS],
-        record_keys=frozenset(in_tables.union(own, *erased.values())),
-        in_tables=frozenset(in_tables),
-        erased={batch_id: frozenset(keys) for batch_id, keys in erased.items()},
-        complete=complete,
-    )
+        erased = {name: {asked.name} for name, keys in batches.items() if asked.name in keys}
+        known = bool(erased or in_tables) or _is_member(context, graph, asked.name)
+        complete, own = True, {asked.name}
+    records = in_tables.union(own, *erased.values())
+    return _Part(asked.name[:SHOWN_CHARACTERS], in_tables, erased, records, known, complete)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Who is asked about, by pseudonym, and the key that it is under."""
+
+    name: str
+    key: bytes
+
+
+def _asked_under(context: StageContext, kind: str, asked: str) -> list[_Asked]:
+    """Return who is asked about under each key, newest first; a pseudonym is under its own only."""
+    ring = context.key_ring
+    if _PSEUDONYM.match(asked):
+        return [_Asked(asked, key) for key in ring.keys]
+    return [_Asked(pseudonym(key, kind, asked), key) for key in ring.keys]
 
 
 def _unknown(context: StageContext, asked: str, kind: str) -> Question:
-    shown = _key(context, kind, asked)[:SHOWN_CHARACTERS]
+    shown = _asked_under(context, kind, asked)[0].name[:SHOWN_CHARACTERS]
     return Question(kind=kind, shown=shown, record_keys=frozenset(), erased={})
-
-
-def _key(context: StageContext, kind: str, asked: str) -> str:
-    return asked if _PSEUDONYM.match(asked) else pseudonym(context.pseudonym_key, kind, asked)
 
 
 def _is_member(context: StageContext, graph: LineageGraph, key: str) -> bool:
     return any(known_records(context.workspace, graph, {key}).values())
 
 
-def _records_in_tables(context: StageContext, kind: str, key: str) -> set[str]:
+def _records_in_tables(context: StageContext, kind: str, asked: _Asked) -> set[str]:
     """Return the pseudonyms of the records of a person, or of a record, in the training table."""
     if not table_exists(context.workspace.classified):
         return set()
     columns = context.declaration.columns
     names = [columns.record_id, columns.subject_id]
-    asked = columns.record_id if kind == "record" else columns.subject_id
+    column = columns.record_id if kind == "record" else columns.subject_id
     found: set[str] = set()
     for batch in scan_table(context.workspace.classified, columns=names):
         rows = pa.Table.from_batches([batch])
-        keys = pseudonym_array(context.pseudonym_key, kind, rows[asked])
-        ids = rows.filter(pc.equal(keys, pa.scalar(key, keys.type)))[columns.record_id]
-        found.update(pseudonym_array(context.pseudonym_key, "record", ids).to_pylist())
+        keys = pseudonym_array(asked.key, kind, rows[column])
+        ids = rows.filter(pc.equal(keys, pa.scalar(asked.name, keys.type)))[columns.record_id]
+        found.update(pseudonym_array(asked.key, "record", ids).to_pylist())
     return found
 
 

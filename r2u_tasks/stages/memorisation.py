@@ -58,6 +58,7 @@ def write_memorisation(
     content = pa.table(
         {
             "record_key": pseudonym_array(context.pseudonym_key, "record", ids),
+            "key_id": pa.repeat(pa.scalar(context.key_ring.ids[0]), len(score)),
             "score": pa.array(score, pa.float64()),
             "percentile": pa.array(percentiles(score), pa.float64()),
             BUCKET: table[BUCKET].combine_chunks().take(at.combine_chunks()),

@@ -50,11 +50,11 @@ def prove_record(*, record_id: str, dataset: str, root_uri: str) -> JSON:
         DataError: No model ever held the record, or members are damaged.
     """
     context = open_context(dataset, root_uri)
-    key = pseudonym(context.pseudonym_key, "record", record_id)
+    names = [pseudonym(key, "record", record_id) for key in context.key_ring.keys]
     models = _models(context.workspace)
     for model in models:
         require_members(model.members.parent)
-    held = {m.key: leaf for m in models if (leaf := leaf_of(m.members, key)) is not None}
+    held = {m.key: leaf for m in models if (leaf := leaf_of(m.members, names)) is not None}
     if not held:
         message = (
             f"proof: expected a record that one of {len(models)} models was trained on, got one "

@@ -17,7 +17,8 @@ import pyarrow as pa
 from governance.declaration import Recipient
 from governance.digests import read_json, write_json
 from governance.errors import RequestError
-from governance.suppression import load_or_make_key, pseudonyms
+from governance.key_files import load_or_make_key
+from governance.suppression import pseudonyms
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.noting import note_once
 

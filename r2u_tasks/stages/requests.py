@@ -23,7 +23,7 @@ def row_rules(context: StageContext, *, id_prefix: str | None = None) -> RowRule
     """Return what the rows of this dataset are read with."""
     columns = context.declaration.columns
     return RowRules(
-        key=context.pseudonym_key,
+        ring=context.key_ring,
         selectable=(*columns.governance, columns.label.name),
         regime=context.declaration.queue.regime,
         now=datetime.now(UTC),

@@ -240,6 +240,7 @@ def set_override(
         kind=given[0],
         level=level,
         keys=keys,
+        key_id=context.key_ring.ids[0],
         values=stratum,
         **_signed(who, why, valid_days),
     )

@@ -3,8 +3,8 @@
 Deadlines at 50, 80 and 100 %, a queue that does not fit together, leases that ran out, the ledger's
 chain, a model that serves or has an alias and knows an erased record, erased records that came
 back, recipients that do not answer, strings of erased persons that are still readable, rows of
-batches that lie around, and models that were begun before an erasure and never finished. Reads
-only; every warning says what it means and what to do.
+batches that lie around, models that were begun before an erasure and never finished, and pseudonym
+keys that are missing or kept too long. Reads only; every warning says what it means and what to do.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from governance.deletion_queue import RequestRow, State
 from governance.digests import read_json
 from governance.errors import TrackingUnavailableError
+from governance.key_ring import read_record
+from governance.key_rotation import unfinished_rotation
 from governance.ledger import verify_chain
 from governance.signing import PUBLIC_NAME
 from governance.storage import read_table, table_exists
@@ -22,6 +24,7 @@ from governance.suppression import read_tombstones, suppress
 from r2u_tasks.models import read_champion
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.heads import noted_heads
+from r2u_tasks.stages.key_needs import find_needs, in_words
 from r2u_tasks.stages.mirror import owed
 from r2u_tasks.stages.recipients import notices_of
 from r2u_tasks.stages.taint import why_tainted, why_version_tainted
@@ -58,6 +61,7 @@ def check(*, run_id: str, dataset: str, root_uri: str) -> JSON:
     warnings += _leftovers(context)
     warnings += _unfinished_models(context)
     warnings += _owed_to_mlflow(context)
+    warnings += _pseudonym_keys(context)
     return {
         "run_id": run_id,
         "warnings": warnings,
@@ -194,7 +198,7 @@ def _returned_records(context: StageContext) -> list[JSON]:
         _, n_back = suppress(
             ids,
             tombstones=tombstones,
-            key=context.pseudonym_key,
+            keys=context.key_ring.keys,
             record_id_column=columns.record_id,
             subject_id_column=columns.subject_id,
         )
@@ -260,6 +264,33 @@ def _unfinished_models(context: StageContext) -> list[JSON]:
         )
         for folder in find_behind(context)
     ]
+
+
+def _pseudonym_keys(context: StageContext) -> list[JSON]:
+    """Warn of a rotation that was killed, of keys that are missing, and of those kept too long."""
+    if read_record(context.workspace.keys) is None:
+        return []
+    warnings, needs = [], find_needs(context)
+    if unfinished_rotation(context.workspace.keys):
+        message = (
+            "a rotation of the pseudonym key was begun and not finished; run "
+            "`r2u keys rotate-pseudonyms` again"
+        )
+        warnings.append(_warning("key_rotation", "warning", message))
+    for key_id in context.key_ring.ids[1:]:
+        if not needs.get(key_id):
+            message = (
+                f"nothing needs the earlier pseudonym key {key_id} any more, and a kept key can "
+                f"be stolen; `r2u keys drop {key_id}`"
+            )
+            warnings.append(_warning("key_not_needed", "info", message))
+    for key_id in sorted(needs.keys() - set(context.key_ring.ids)):
+        message = (
+            f"the pseudonym key {key_id} is none of this machine's ring, and is needed by "
+            f"{in_words(needs[key_id])}; restore it, or give this machine the ring of the others"
+        )
+        warnings.append(_warning("key_missing", "critical", message))
+    return warnings
 
 
 def _owed_to_mlflow(context: StageContext) -> list[JSON]:

@@ -133,7 +133,7 @@ def _read_splits(context: StageContext, tombstones: dict[str, set[str]]) -> tupl
     table, _ = suppress(
         read_table(context.workspace.classified),
         tombstones=tombstones,
-        key=context.pseudonym_key,
+        keys=context.key_ring.keys,
         record_id_column=columns.record_id,
         subject_id_column=columns.subject_id,
     )

@@ -19,7 +19,7 @@ from governance.digests import read_json, write_json
 from governance.errors import StoreBusyError
 from governance.removal import remove_file, remove_folder
 from governance.storage import erase_records, purge_history, table_exists
-from governance.suppression import pseudonyms, read_tombstones
+from governance.suppression import count_erased, pseudonyms, read_tombstones
 from r2u_tasks.stages.context import StageContext
 from r2u_tasks.stages.memorisation import erase_memorisation
 
@@ -34,13 +34,14 @@ def begin_model(context: StageContext, model_key: str) -> dict[str, set[str]]:
     What a killed run left is deleted where it may know erased records; else it is continued.
     """
     folder = context.workspace.model(model_key)
+    n_erased = count_erased(context.workspace.tombstones)  # first: a later erasure is not known
     tombstones = read_tombstones(context.workspace.tombstones)
     if not (folder / _RECORD).exists():
-        if folder.exists() and _is_behind(folder, len(tombstones["record"])):
+        if folder.exists() and _is_behind(folder, n_erased):
             remove_folder(folder)
         remove_file(folder / _WEIGHTS)  # of a run on other rows, perhaps
     if _known(folder) is None:
-        _note(folder, len(tombstones["record"]))
+        _note(folder, n_erased)
     return tombstones
 
 
@@ -59,16 +60,21 @@ def require_not_erased(context: StageContext, model_key: str, record_ids: Sequen
             them.
     """
     folder = context.workspace.model(model_key)
-    erased = read_tombstones(context.workspace.tombstones)["record"]
+    n_erased = count_erased(context.workspace.tombstones)
     known = _known(folder)
-    if known == len(erased):
+    if known == n_erased:
         return
-    keys = pseudonyms(context.pseudonym_key, "record", record_ids)
-    gone = [name for name, key in zip(record_ids, keys, strict=True) if key in erased]
+    erased = read_tombstones(context.workspace.tombstones)["record"]
+    gone = {
+        name
+        for key in context.key_ring.keys
+        for name, own in zip(record_ids, pseudonyms(key, "record", record_ids), strict=True)
+        if own in erased
+    }
     if not gone and known is not None:
-        _note(folder, len(erased))  # others were erased: what is here knows none of them
+        _note(folder, n_erased)  # others were erased: what is here knows none of them
         return
-    _throw_away(context, model_key, gone, f"{model_key}-{len(erased)}")
+    _throw_away(context, model_key, sorted(gone), f"{model_key}-{n_erased}")
     why = f"{len(gone)} of its records were erased" if gone else "a purge deleted its folder"
     message = f"model {model_key}: {why} while it was trained; run it again"
     raise StoreBusyError(message)
@@ -85,7 +91,7 @@ def _throw_away(
         erase_records(context.workspace.salts, pa.array(gone), batch_id=transaction)
         purge_history(context.workspace.salts)
     if gone:
-        keys = pseudonyms(context.pseudonym_key, "record", gone)
+        keys = [name for key in context.key_ring.keys for name in pseudonyms(key, "record", gone)]
         erase_memorisation(context, transaction, keys)
     folder = context.workspace.model(model_key)
     if not (folder / _RECORD).exists():
@@ -94,7 +100,7 @@ def _throw_away(
 
 def find_behind(context: StageContext) -> list[Path]:
     """Return the folders that never became a model and may know erased records."""
-    n_erased = len(read_tombstones(context.workspace.tombstones)["record"])
+    n_erased = count_erased(context.workspace.tombstones)
     return [
         folder
         for folder in sorted(context.workspace.models.glob("*"))

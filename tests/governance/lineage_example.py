@@ -9,7 +9,7 @@ import numpy as np
 
 from governance.digests import write_json
 from governance.manifest import Members, write_members
-from governance.suppression import add_tombstones, pseudonym
+from governance.suppression import Erased, add_tombstones, pseudonym
 from governance.workspace import Workspace
 
 KEY = bytes(32)
@@ -84,8 +84,10 @@ class History:
         self.say("erasure_started", {"batch_id": batch, "n_records": len(records)})
         add_tombstones(
             self.workspace.tombstones,
-            record_keys=[record_key(r) for r in records],
-            subject_keys=[],
+            Erased(
+                record_keys=[record_key(r) for r in records],
+                subject_keys=[],
+            ),
             batch_id=batch,
             erased_at=self.at,
         )

@@ -265,7 +265,7 @@ def observe(rows, own=None):
         subject_id="person",
         received=np.full(rows.num_rows, "2026-01-01", "datetime64[D]") if own is None else own,
         strata=("country",),
-        pseudonym_key=KEY,
+        pseudonym_keys=[KEY],
     )
 
 

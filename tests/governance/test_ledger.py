@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from governance.errors import DigestMismatchError, PermanentError
+from governance.key_files import load_or_make_key
 from governance.ledger import GENESIS, Ledger, read_entries, verify_chain
 from governance.signing import (
     HOOK_VARIABLE,
@@ -26,11 +27,11 @@ from governance.signing import (
     make_next_key,
     open_signer,
 )
-from governance.suppression import load_or_make_key
 
 WRITER = """
 import sys
 from pathlib import Path
+from governance.key_files import load_or_make_key
 from governance.ledger import Ledger
 from governance.signing import load_or_make_signing_key
 root, writer, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -264,10 +265,10 @@ def test_a_workspace_keeps_its_key(book, monkeypatch):
 
 def test_keys_are_private_and_refused_when_they_are_not(tmp_path):
     """Mode 600, and an error for anything laxer."""
-    load_or_make_key(tmp_path / "keys")
+    load_or_make_key(tmp_path / "keys", "pseudonym.key")
     load_or_make_signing_key(tmp_path / "keys")
     for name, load in (
-        ("pseudonym.key", load_or_make_key),
+        ("pseudonym.key", lambda folder: load_or_make_key(folder, "pseudonym.key")),
         (PRIVATE_NAME, load_or_make_signing_key),
     ):
         path = tmp_path / "keys" / name

@@ -1,6 +1,7 @@
 """Laws of conditions, overrides and streams: unknown is stricter, a person's word, any buckets."""
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from governance.classification import assign_split, classify_rows
-from governance.classification.conditions import Knowledge, stratum_keys
+from governance.classification.conditions import Knowledge, count_strata, stratum_keys
 from governance.classification.decisions import decide
 from governance.classification.overrides import (
     add_override,
@@ -83,7 +84,7 @@ def table_of(**columns):
 
 
 def knowledge(**more):
-    return Knowledge(as_of=DAY, subject_id="person", record_id="id", pseudonym_key=KEY, **more)
+    return Knowledge(as_of=DAY, subject_id="person", record_id="id", pseudonym_keys=(KEY,), **more)
 
 
 def levels(table, policy, declaration, **more):
@@ -199,6 +200,28 @@ def test_memorisation_counts_by_percentile_and_the_unscored_are_stricter():
 
     assert ["high", "low", "high"] == found(scores)
     assert ["high"] * 3 == found(None)
+
+
+def test_scores_rates_and_strata_are_known_through_a_rotation():
+    """Scores of a training before it, rates by the longest history, strata under every key."""
+    new, table = bytes(range(50, 82)), table_of(country=["DE", "US", "BR"])
+    ring = {"pseudonym_keys": (new, KEY)}
+    scores = pa.table({"record_key": [pseudonym(KEY, "record", "r001")], "percentile": [20.0]})
+    rates = {
+        key.hex(): rate
+        for under, found in ((KEY, (0.5, 0.05)), (new, (0.0, 0.0, 0.0)))
+        for key, rate in zip(stratum_keys(table, ("country",), under)[1], found, strict=False)
+    }
+
+    def found(rule, **more):
+        policy = policy_of({"when": rule, "set": "high"})
+        known = replace(knowledge(**more), **ring)
+        rows = classify_rows(table, policy, knowledge=known, overrides=no_overrides(policy))
+        assert 6 == len(count_strata(table, policy, known))
+        return rows.table()["risk_level"].to_pylist()
+
+    assert ["high", "low", "high"] == found({"memorisation_pct_gt": 95}, memorisation=scores)
+    assert ["high", "low", "low"] == found({"request_rate_gt": 0.1}, request_rates=rates)
 
 
 def no_overrides(policy):

@@ -11,7 +11,7 @@ from governance.declaration import load_declaration
 from governance.source import read_source
 from governance.source_erasure import erase_from_source, is_ours
 from governance.storage import append_table, read_table
-from governance.suppression import add_tombstones, pseudonym, read_tombstones, suppress
+from governance.suppression import Erased, add_tombstones, pseudonym, read_tombstones, suppress
 from governance.workspace import Workspace
 
 KEY = bytes(range(32))
@@ -36,9 +36,11 @@ def tombstones(tmp_path):
     path = tmp_path / "tombstones"
     add_tombstones(
         path,
-        record_keys=[pseudonym(KEY, "record", r) for r in ("r2", "r3", "r4", "r6", "r7")],
-        subject_keys=[pseudonym(KEY, "subject", "p1")],
-        touched_subject_keys=[pseudonym(KEY, "subject", "p3")],
+        Erased(
+            record_keys=[pseudonym(KEY, "record", r) for r in ("r2", "r3", "r4", "r6", "r7")],
+            subject_keys=[pseudonym(KEY, "subject", "p1")],
+            touched_subject_keys=[pseudonym(KEY, "subject", "p3")],
+        ),
         batch_id="b",
         erased_at=datetime(2026, 1, 5, tzinfo=UTC),
     )
@@ -47,7 +49,7 @@ def tombstones(tmp_path):
 
 def kept(table, tombstones):
     rows, n_dropped = suppress(
-        table, tombstones=tombstones, key=KEY, record_id_column="id", subject_id_column="person"
+        table, tombstones=tombstones, keys=[KEY], record_id_column="id", subject_id_column="person"
     )
     assert n_dropped == table.num_rows - rows.num_rows
     return rows
@@ -99,7 +101,7 @@ def test_a_source_that_is_ours_is_rewritten_without_them(
     expected = kept(before, tombstones)
 
     counts = [
-        erase_from_source(declaration, tombstones=tombstones, key=KEY, batch_id="b")
+        erase_from_source(declaration, tombstones=tombstones, keys=[KEY], batch_id="b")
         for _ in range(2)
     ]
 

@@ -15,7 +15,7 @@ from governance.digests import read_json
 from governance.errors import ReleaseBlockedError, StoreBusyError
 from governance.manifest import find_members, read_members
 from governance.storage import publish_table, read_table
-from governance.suppression import add_tombstones, pseudonyms, read_tombstones
+from governance.suppression import Erased, add_tombstones, pseudonyms, read_tombstones
 from governance.verifier import verify_certificate
 from r2u_tasks.models import read_champion
 from r2u_tasks.stages import unlearn
@@ -263,8 +263,10 @@ def test_an_untouched_model_serves_again_unless_it_knows_other_erased_persons(pl
     if refused:  # what a batch that the gate refused leaves behind
         add_tombstones(
             context.workspace.tombstones,
-            record_keys=[known],
-            subject_keys=[],
+            Erased(
+                record_keys=[known],
+                subject_keys=[],
+            ),
             batch_id="refused",
             erased_at=now(),
         )

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from governance.errors import DataError, ValidationFailedError
+from governance.key_files import load_or_make_key
 from governance.storage import read_table, table_exists
-from governance.suppression import add_tombstones, load_or_make_key, pseudonym
+from governance.suppression import Erased, add_tombstones, pseudonym
 from r2u_tasks.stages.calibrate import accept_proposal, calibrate
 from r2u_tasks.stages.classify import (
     classify_data,
@@ -65,11 +66,13 @@ def test_rows_that_are_erased_during_a_run_do_not_come_back(root):
     steps = {"run_id": "a", **place_of(root)}
     for part in ingest_rows(**steps)["parts"]:
         classify_part(part=part, **steps)
-    key = load_or_make_key(root / "keys")
+    key = load_or_make_key(root / "keys", "pseudonym.key")
     add_tombstones(
         root / "tables" / "tombstones",
-        record_keys=[],
-        subject_keys=[pseudonym(key, "subject", "SYN-P0007")],
+        Erased(
+            record_keys=[],
+            subject_keys=[pseudonym(key, "subject", "SYN-P0007")],
+        ),
         batch_id="b1",
         erased_at=datetime.now(UTC),
     )

@@ -12,6 +12,7 @@ from governance.drop import DropList, identifier_hash
 from r2u_tasks.stages.context import open_context
 from r2u_tasks.stages.drop import answer_items, screen_persons
 from r2u_tasks.stages.intake import intake_requests
+from r2u_tasks.stages.pseudonym_keys import rotate_pseudonyms
 from r2u_tasks.stages.requests import list_requests
 
 DROP = """\
@@ -165,6 +166,24 @@ def test_another_person_under_an_answered_identifier_is_asked_for_too(taken, pla
     assert (1, 0) == tuple(screen_persons(**place)["new_requests"] for _ in range(2))
     new = [r for r in list_requests(**place) if r["request_id"].startswith("drop-AAAAAAAAAAA1-")]
     assert ["queued"] == [row["state"] for row in new]
+
+
+def test_a_rotation_asks_for_nobody_anew(taken, place, tmp_path):
+    """The same items again, under the new key: known by the former one, also the second person."""
+    close(place, "drop-AAAAAAAAAAA1", Outcome.FORGOTTEN)
+    people = (tmp_path / "people.csv").read_text().replace("eve@example.org", "gone@example.org")
+    (tmp_path / "people.csv").write_text(people + "r-7,p-6,0,20,eve@example.org,,,,\n")
+    before = screen_persons(**place)
+    rotate_pseudonyms(**place)
+    (tmp_path / "people.csv").write_text(people + "r-8,p-7,0,20,eve@example.org,,,,\n")
+    after = [screen_persons(**place)["new_requests"] for _ in range(2)]
+    (tmp_path / "people.csv").write_text(people + "r-7,p-6,0,20,eve@example.org,,,,\n")
+
+    assert 1 == before["new_requests"]
+    assert [1, 0] == after  # p-7, whom no request was about
+    assert 0 == screen_persons(**place)["new_requests"]  # p-6, under the former key
+    context = open_context(**place)
+    assert 1 == context.queue.key_ids()[context.key_ring.ids[0]]
 
 
 def test_what_was_found_stays_found_when_the_row_is_gone(taken, place, tmp_path):

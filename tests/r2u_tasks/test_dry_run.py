@@ -11,7 +11,7 @@ from governance.digests import read_json
 from governance.errors import RequestError
 from governance.manifest import read_members
 from governance.storage import read_table
-from governance.suppression import add_tombstones, pseudonyms
+from governance.suppression import Erased, add_tombstones, pseudonyms
 from r2u_tasks.stages.classify import classify_data
 from r2u_tasks.stages.context import open_context
 from r2u_tasks.stages.dry_run import plan_request, plan_target
@@ -118,8 +118,10 @@ def test_what_an_unfinished_batch_left_in_the_model_counts_as_in_the_plan(place)
     assert [one["lane"]["first"] for one in before] == ["approximate"] * 2
     add_tombstones(
         context.workspace.tombstones,
-        record_keys=known[gone],
-        subject_keys=pseudonyms(context.pseudonym_key, "subject", [gone]),
+        Erased(
+            record_keys=known[gone],
+            subject_keys=pseudonyms(context.pseudonym_key, "subject", [gone]),
+        ),
         batch_id="refused",
         erased_at=datetime.now(UTC),
     )

@@ -9,8 +9,9 @@ import pytest
 from benchmarks.planted import ERASED, subject_of, write_data_set
 from governance.digests import read_json, write_json
 from governance.errors import RequestError
+from governance.key_files import load_or_make_key
 from governance.ledger import read_entries, verify_chain
-from governance.suppression import load_or_make_key, pseudonym
+from governance.suppression import pseudonym
 from governance.verifier import verify_certificate
 from r2u_tasks.stages import unlearn
 from r2u_tasks.stages.children import register_child

@@ -10,7 +10,7 @@ from governance.errors import StoreBusyError
 from governance.ledger import read_entries
 from governance.manifest import read_members
 from governance.storage import read_table
-from governance.suppression import add_tombstones, pseudonym
+from governance.suppression import Erased, add_tombstones, pseudonym
 from r2u_tasks.stages import train
 from r2u_tasks.stages.context import open_context
 from r2u_tasks.stages.sentinel import check
@@ -51,8 +51,10 @@ def name_as_erased(place, record, batch="b1"):
     """Do what comes first in an erasure: its tombstone. The row is still in the tables."""
     add_tombstones(
         open_context(**place).workspace.tombstones,
-        record_keys=[key_of(place, record)],
-        subject_keys=[],
+        Erased(
+            record_keys=[key_of(place, record)],
+            subject_keys=[],
+        ),
         batch_id=batch,
         erased_at=datetime.now(UTC),
     )

@@ -45,7 +45,7 @@ def _said(context: StageContext, row: JSON, policy: Policy) -> dict[str, list[st
         as_of=datetime.now(UTC).date(),
         subject_id=columns.subject_id,
         record_id=columns.record_id,
-        pseudonym_key=context.pseudonym_key,
+        pseudonym_keys=context.key_ring.keys,
     )
     found = load_overrides(
         context.workspace.overrides, now=datetime.now(UTC), policy_digest=policy.digest

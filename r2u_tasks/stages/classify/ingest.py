@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 
 import pyarrow as pa
 
+from governance.carrying import Carrier
 from governance.classification.overrides import copy_overrides
 from governance.classification.population import find_looks, find_rare_groups
 from governance.classification.staging import Staging, in_parts, remove_left_overs
@@ -16,6 +17,7 @@ from governance.policy import load_policy
 from governance.source import SourceStream
 from governance.storage import with_buckets
 from governance.suppression import read_tombstones
+from governance.workspace import safe_key
 from r2u_tasks.stages.classify.gates import input_gate
 from r2u_tasks.stages.classify.run import drop_erased, open_run
 from r2u_tasks.stages.context import JSON, StageContext
@@ -68,11 +70,18 @@ def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> 
     remove_left_overs(workspace.staging, besides=staging.folder)
     source = SourceStream(declaration)
     tombstones = read_tombstones(workspace.tombstones)
+    carrier = Carrier(
+        workspace.tombstones,
+        context.key_ring,
+        columns=(columns.record_id, columns.subject_id),
+        selectable=(*columns.governance, columns.label.name),
+    )
     n_suppressed = 0
 
     def kept() -> Iterator[pa.Table]:
         nonlocal n_suppressed
         for part in source:
+            carrier.see(part)
             rows, dropped = drop_erased(context, part, tombstones)
             n_suppressed += dropped
             yield with_buckets(rows, columns.subject_id, declaration.buckets)
@@ -80,6 +89,7 @@ def _ingest(context: StageContext, staging: Staging, day: date, run_id: str) -> 
     n_rows = staging.write_rows(kept())
     overrides_at = datetime.now(UTC)
     copy_overrides(workspace.overrides, staging.overrides)
+    carrier.write(transaction=f"carried-{context.key_ring.ids[0]}-{safe_key(run_id)}")
     source.require_sound(n_repeated=staging.count_repeated(columns.record_id) if n_rows else 0)
     if not n_rows:
         message = f"source {declaration.source_path.name}: every row belongs to an erased person"

@@ -62,7 +62,7 @@ def drop_erased(
     return suppress(
         rows,
         tombstones=tombstones,
-        key=context.pseudonym_key,
+        keys=context.key_ring.keys,
         record_id_column=columns.record_id,
         subject_id_column=columns.subject_id,
     )

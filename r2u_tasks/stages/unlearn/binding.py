@@ -25,19 +25,17 @@ from r2u_tasks.batch import read_rows
 from r2u_tasks.models import read_champion
 from r2u_tasks.stages.context import JSON, StageContext
 from r2u_tasks.stages.noting import note_once
+from r2u_tasks.stages.unlearn.erased import erased_under_all_keys
 from r2u_tasks.stages.unlearn.overlap import match
 from r2u_tasks.stages.unlearn.plan import make_plan
 from r2u_tasks.stages.unlearn.steps import (
     approved_plan,
-    asked_records,
     is_in_batch,
     leased_requests,
     move_all,
     now,
     once,
-    record_keys,
     step_path,
-    subject_keys,
 )
 
 _TRIES = 5
@@ -48,8 +46,9 @@ def bind_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     """Pass the point of no return with a plan that fits, and return that plan.
 
     Raises:
-        StoreBusyError: Loads, trainings or holds changed what was planned again and again, or
-            another batch of the dataset is not finished. Nothing was destroyed.
+        StoreBusyError: Loads, trainings or holds changed what was planned again and again, the
+            pseudonym keys were rotated meanwhile, or another batch of the dataset is not finished.
+            Nothing was destroyed.
     """
     workspace = context.workspace
     for _ in range(_TRIES):
@@ -58,6 +57,7 @@ def bind_plan(context: StageContext, batch_id: str, token: int) -> JSON:
         with ExitStack() as locks:
             for path in (workspace.raw, workspace.classified, workspace.champion):
                 locks.enter_context(exclusive(path))
+            context.require_same_ring()
             plan = approved_plan(context, batch_id)
             if _is_bound(context, batch_id):  # by a run that was killed: its plan is the one
                 move_all(context, plan["requests"], "data_erased", token=token, reason=_REASON)
@@ -136,13 +136,10 @@ def _begin(context: StageContext, batch_id: str, plan: JSON, token: int, keeping
     for name, path, column in erasure_tables(context):
         before = count_rows(path, ids, record_id_column=column)
         write_json(step_path(context, batch_id, f"erasure-{name}-before"), asdict(before))
-    asked = [asked_records(row) for row in _planned(context, batch_id, plan)]
+    planned = _planned(context, batch_id, plan)
     add_tombstones(
         context.workspace.tombstones,
-        record_keys=record_keys(context, rows),
-        subject_keys=[one.subject_key for one in asked if one.subject_key],
-        touched_subject_keys=subject_keys(context, rows),
-        selector_keys=[one.selector[1] for one in asked if one.selector],
+        *erased_under_all_keys(context, rows, planned),
         batch_id=batch_id,
         erased_at=now(),
     )

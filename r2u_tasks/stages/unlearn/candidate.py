@@ -26,7 +26,7 @@ from r2u_tasks.stages.commitment import commit_training
 from r2u_tasks.stages.context import JSON, StageContext
 from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.train import evaluate
-from r2u_tasks.stages.unlearn.steps import record_keys
+from r2u_tasks.stages.unlearn.steps import keys_as_in
 
 
 def batch_data(
@@ -41,11 +41,12 @@ def batch_data(
     workspace, declaration = context.workspace, context.declaration
     kept = read_rows(workspace.batch(batch_id))
     table = read_table(workspace.classified)
-    members = read_members(workspace.model(parent.model_key) / "members.parquet")
+    path = workspace.model(parent.model_key) / "members.parquet"
+    members = read_members(path)
 
     def segments_of(rows: pa.Table) -> dict[str, int]:
         ids = rows[declaration.columns.record_id].to_pylist()
-        keys = record_keys(context, rows)
+        keys = keys_as_in(context, rows, path)
         return {
             record_id: members[key]
             for record_id, key in zip(ids, keys, strict=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 
+from governance.deletion_queue import RequestRow
 from governance.lineage import write_erased
 from governance.storage import RowCensus, count_rows, erase_records, purge_history
 from governance.suppression import pseudonyms
@@ -17,6 +19,7 @@ from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.memorisation import erase_memorisation
 from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.unlearn.binding import bind_plan, erasure_tables
+from r2u_tasks.stages.unlearn.erased import subjects_by_request_key
 from r2u_tasks.stages.unlearn.steps import leased_requests, once, record_keys
 
 
@@ -36,16 +39,12 @@ def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
     plan = bind_plan(context, batch_id, token)
     rows = read_rows(workspace.batch(batch_id))
     ids = rows[context.declaration.columns.record_id].combine_chunks()
-    received: dict[str, datetime] = {}
-    for row in leased_requests(context, batch_id):
-        if row.subject_key:
-            earlier = received.get(row.subject_key, row.received_at)
-            received[row.subject_key] = min(earlier, row.received_at)
-    observe_requests(context, batch_id=batch_id, rows=rows, received=received)
     subjects = rows[context.declaration.columns.subject_id].to_pylist()
+    received = _received(context, leased_requests(context, batch_id), sorted(set(subjects)))
+    observe_requests(context, batch_id=batch_id, rows=rows, received=received)
     write_erased(
         workspace.batch(batch_id),
-        pseudonyms(context.pseudonym_key, "subject", subjects),
+        [name for key in context.key_ring.keys for name in pseudonyms(key, "subject", subjects)],
         record_keys(context, rows),
     )
     counts = {
@@ -56,6 +55,20 @@ def _erase(context: StageContext, batch_id: str, token: int) -> JSON:
     result = {"batch_id": batch_id, "plan_digest": plan["plan_digest"], "tables": counts}
     note_once(context, "rows_erased", {"batch_id": batch_id, "tables": counts})
     return result
+
+
+def _received(
+    context: StageContext, requests: Sequence[RequestRow], persons: Sequence[str]
+) -> dict[str, datetime]:
+    """Return when those who asked for all of their data did so, by id."""
+    asked = [row for row in requests if row.subject_key is not None]
+    known = subjects_by_request_key(context, persons, asked)
+    found: dict[str, datetime] = {}
+    for row in asked:
+        person = known[context.key_ring.id_of(row.key_id)].get(str(row.subject_key))
+        if person is not None:
+            found[person] = min(found.get(person, row.received_at), row.received_at)
+    return found
 
 
 def _erase_table(

@@ -67,8 +67,8 @@ def match(
     """Match requests, leaving out those of which another one keeps some records."""
     asked = [asked_records(row) for row in rows]
     kept = [asked_records(target.request) for target in keeping.targets]
-    key = context.pseudonym_key
-    return match_requests(table, context.declaration, key, asked, kept=kept if asked else ())
+    ring = context.key_ring
+    return match_requests(table, context.declaration, ring, asked, kept=kept if asked else ())
 
 
 def release_ended(context: StageContext) -> list[str]:

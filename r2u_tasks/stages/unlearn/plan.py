@@ -12,7 +12,7 @@ from governance.errors import StoreBusyError
 from governance.manifest import read_members
 from governance.storage import read_table, table_version
 from governance.suppression import read_tombstones
-from r2u_tasks.batch import MatchedRecords, choose_lane, keep_rows, plan_digest
+from r2u_tasks.batch import MatchedRecords, choose_lane, keep_rows, plan_digest, was_erased
 from r2u_tasks.kept_checkpoints import checkpoint_problems
 from r2u_tasks.models import ModelRecord, load_record, read_champion
 from r2u_tasks.stages import events
@@ -22,11 +22,11 @@ from r2u_tasks.stages.noting import note_once
 from r2u_tasks.stages.unlearn.overlap import match_batch
 from r2u_tasks.stages.unlearn.steps import (
     is_in_batch,
+    keys_as_in,
     leased_requests,
     move_all,
     now,
     once,
-    record_keys,
 )
 
 _log = logging.getLogger(__name__)
@@ -66,10 +66,11 @@ def make_plan(context: StageContext, batch_id: str, token: int) -> JSON:
     matched = batch.matched
     forget = table.filter(pa.array(matched.mask))
     champion = load_record(context.workspace, read_champion(context.workspace))
-    members = read_members(context.workspace.model(champion.model_key) / "members.parquet")
+    path = context.workspace.model(champion.model_key) / "members.parquet"
+    members = read_members(path)
     still_known = bool(_unfinished(context, members, []))
     absent = [*closed, *_close_absent(context, rows, matched, token, still_known=still_known)]
-    keys = record_keys(context, forget)
+    keys = keys_as_in(context, forget, path)
     segments = [members[key] for key in keys if key in members]
     unfinished = _unfinished(context, members, keys)
     touched = [*segments, *unfinished]
@@ -171,13 +172,11 @@ def _close_absent(
     batch ends.
     """
     tombstones = read_tombstones(context.workspace.tombstones)
-    subjects = tombstones["subject"] | tombstones["touched_subject"]
     outcomes = {}
     for row in rows:
         # If the erasure of one has begun, a load took its rows since: a person must look.
         if matched.found[row.request_id] == 0 and State(row.state) not in AFTER_ERASURE:
-            known = row.subject_key in subjects or bool(set(row.record_keys) & tombstones["record"])
-            known |= row.selector is not None and row.selector["value"] in tombstones["selector"]
+            known = was_erased(tombstones, row.pseudonyms)
             if not (known and still_known):
                 outcomes[row.request_id] = "already_forgotten" if known else "not_found"
     bodies = [{"request_id": name, "outcome": outcome} for name, outcome in outcomes.items()]

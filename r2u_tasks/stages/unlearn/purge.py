@@ -228,7 +228,7 @@ def _erase_source(context: StageContext, batch_id: str) -> int:
     return erase_from_source(
         context.declaration,
         tombstones=read_tombstones(context.workspace.tombstones),
-        key=context.pseudonym_key,
+        keys=context.key_ring.keys,
         batch_id=batch_id,
     )
 

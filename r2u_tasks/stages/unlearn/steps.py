@@ -11,6 +11,7 @@ import pyarrow as pa
 from governance.deletion_queue import IN_BATCH, RequestRow, State
 from governance.digests import read_json, write_json
 from governance.errors import ReleaseBlockedError
+from governance.manifest import key_of_members
 from governance.suppression import pseudonyms
 from r2u_tasks.batch import AskedRecords, plan_digest
 from r2u_tasks.stages.context import JSON, StageContext
@@ -63,11 +64,8 @@ def leased_requests(context: StageContext, batch_id: str) -> list[RequestRow]:
 
 
 def asked_records(row: RequestRow) -> AskedRecords:
-    """Return what a request asks for."""
-    selector = None
-    if row.selector is not None:
-        selector = (row.selector["column"], row.selector["value"])
-    return AskedRecords(row.request_id, row.subject_key, tuple(row.record_keys), selector)
+    """Return what a request asks for, under the key that it came under."""
+    return AskedRecords.of(row.request_id, row.pseudonyms[0])
 
 
 def move_all(
@@ -88,15 +86,22 @@ def is_in_batch(row: RequestRow) -> bool:
 
 
 def record_keys(context: StageContext, rows: pa.Table) -> list[str]:
-    """Return the pseudonym of each row's record, in order."""
-    ids = rows[context.declaration.columns.record_id].to_pylist()
-    return pseudonyms(context.pseudonym_key, "record", ids)
+    """Return the pseudonyms of the rows' records under every key of the ring."""
+    return [name for key in context.key_ring.keys for name in keys_under(context, rows, key)]
 
 
-def subject_keys(context: StageContext, rows: pa.Table) -> list[str]:
-    """Return the pseudonyms of the subjects of the rows, each once."""
-    ids = rows[context.declaration.columns.subject_id].unique().to_pylist()
-    return pseudonyms(context.pseudonym_key, "subject", ids)
+def keys_under(context: StageContext, rows: pa.Table, key: bytes) -> list[str]:
+    """Return the pseudonym of each row's record under one key, in order."""
+    return pseudonyms(key, "record", rows[context.declaration.columns.record_id].to_pylist())
+
+
+def keys_as_in(context: StageContext, rows: pa.Table, members: Path) -> list[str]:
+    """Return the pseudonym of each row's record as a members file has it, in order.
+
+    Raises:
+        PermanentError: The file is under a key that is not in the ring.
+    """
+    return keys_under(context, rows, key_of_members(context.key_ring, members))
 
 
 def now() -> datetime:
