@@ -38,16 +38,17 @@ GLOSSARY = {
 
 
 def render_evidence(evidence: dict[str, Any]) -> str:
-    """Return the page of one evidence document (schema ``r2u-evidence/2``)."""
-    columns = evidence.get("columns") or {}
-
-    def n_models(column: str) -> int:
-        return int(columns[column]["forget_accuracy"]["n"])
-
+    """Return the page of one evidence document (schema ``r2u-evidence/3``)."""
     return (
         _environment()
         .get_template("evidence.html.j2")
-        .render(e=_defaults(evidence), controls=CONTROLS, plots=_plots(evidence), n=n_models)
+        .render(
+            e=_defaults(evidence),
+            controls=CONTROLS,
+            plots=_plots(evidence),
+            number=_number,
+            cost_titles=_COST_TITLES,
+        )
     )
 
 
@@ -66,26 +67,70 @@ def _plots(evidence: dict[str, Any]) -> list[tuple[str, str]]:
     curves = evidence.get("curves")
     if not curves:
         return []
-    pictures = [
-        ("Membership: how well single records are recognised", plots.plot_roc(curves["roc"])),
+    pictures = []
+    if curves["roc"]:
+        title = "Membership: how well single records are recognised (both axes logarithmic)"
+        pictures.append((title, plots.plot_roc(curves["roc"])))
+    pictures += [
+        ("Losses of the erased records", plots.plot_losses(curves["losses"])),
         ("Margins of the erased records", plots.plot_margins(curves["margins"])),
-        (
-            "Relearning: training on the erased records again",
-            plots.plot_relearning(curves["relearn"], "steps on erased records"),
-        ),
-        (
-            "Rebound: training on retained records only",
-            plots.plot_relearning(curves["rebound"], "steps on retained records"),
-        ),
     ]
+    if curves["relearn"]:
+        picture = plots.plot_bands(
+            curves["relearn"],
+            xlabel="steps on erased records",
+            ylabel="their loss (nats)",
+            level=curves["relearn_level"],
+        )
+        pictures.append(("Relearning: training on the erased records again", picture))
+    if curves["rebound"]:
+        picture = plots.plot_bands(
+            curves["rebound"],
+            xlabel="steps on retained records",
+            ylabel="accuracy on erased records",
+        )
+        pictures.append(("Rebound: training on retained records only", picture))
     if curves["steps"]:
-        title = "Unlearning steps: erased and retained accuracy"
-        pictures.append((title, plots.plot_steps(curves["steps"])))
+        picture = plots.plot_steps(curves["steps"], curves["usable_steps"])
+        pictures.append((_window_text(curves["usable_steps"]), picture))
     return pictures
 
 
+def _window_text(window: dict[str, Any]) -> str:
+    title = "Unlearning steps: "
+    if window["first"] is None:
+        return title + "at no step the model is like a retrained one"
+    if window["n"] == 1:
+        return title + f"only at step {window['first']:g} the model is like a retrained one"
+    return title + f"like a retrained model from step {window['first']:g} to {window['last']:g}"
+
+
+def _number(value: float | None) -> str:
+    """Return a number in at most four significant places; a dash for none."""
+    if value is None:
+        return "\N{EN DASH}"
+    if value != 0 and abs(value) < 0.0005:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+_COST_TITLES = {
+    "unlearn_s": "unlearning (s)",
+    "evidence_s": "this evidence (s)",
+    "retrain_s": "full retrain (s)",
+    "share_of_retrain": "unlearning, share of a retrain",
+    "pools_s": "training the pools (s)",
+    "peak_mib": "peak memory (MiB)",
+}
+
+_OPTIONAL = (
+    "claim", "escalated_because", "columns", "suite", "records", "sequence", "cost", "lineage",
+    "limits", "batch_id", "title", "notes",
+)  # fmt: skip
+
+
 def _defaults(evidence: dict[str, Any]) -> dict[str, Any]:
-    return {"claim": None, "escalated_because": None, "columns": None, **evidence}
+    return {**dict.fromkeys(_OPTIONAL), **evidence}
 
 
 @cache

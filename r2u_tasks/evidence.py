@@ -1,19 +1,19 @@
-"""Forgetting evidence of one batch: pools, controls, conditions, verdict, curves and cost.
+"""Forgetting evidence of one batch: pools, controls, conditions and verdict.
 
 The statistics are in ``governance.forgetting``; here models are made and measured. The result is
-the ``evidence.json`` document (schema ``r2u-evidence/2``, described in docs/evidence-format.md).
+the ``evidence.json`` document (schema ``r2u-evidence/3``, described in docs/evidence-format.md);
+``r2u_tasks.evidence_suite`` adds the metrics E2-E8 and the curves, which decide nothing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from torch import nn
 
 from governance.declaration import Declaration
@@ -30,7 +30,6 @@ from governance.forgetting import (
 )
 from r2u_tasks.config import UnlearningConfig, unlearning_config
 from r2u_tasks.data import Records
-from r2u_tasks.metrics import finetune_curve
 from r2u_tasks.model import build_model
 from r2u_tasks.pools import Pool, PoolProgress, measure_pool, pool_digest, train_pool
 from r2u_tasks.seeding import derive_seed
@@ -38,13 +37,9 @@ from r2u_tasks.training import STABLE, SegmentedRecords
 from r2u_tasks.unlearning.contract import StepRecord, reference_level, run_unlearning
 from r2u_tasks.unlearning.registry import find_method
 
-SCHEMA = "r2u-evidence/2"
+SCHEMA = "r2u-evidence/3"
 EXACT_ERROR_FACTOR = 0.1
 """An exact claim rests on how the model was made; its test alarms only at a tenth of the level."""
-
-_SAMPLE = 2000
-_RELEARN_STEPS = 20
-_RELEARN_LR = 0.02
 
 TARGETS = {
     "forget_accuracy": ("retrained", "two-sided", "share of the erased records still predicted"),
@@ -59,7 +54,7 @@ TARGETS = {
 
 LIMITS = (
     "The test compares with models retrained by the same recipe; it says nothing about copies of "
-    "the data or of older models outside this workspace.",
+    "the data or of older models elsewhere.",
     "A test that does not reject is no proof of absence: it could have seen an effect of the size "
     "that the original model shows, because the original model was rejected by the same test.",
     "The operator is assumed to be honest: the evidence binds algorithm, lineage and statistics "
@@ -229,9 +224,8 @@ def judge(
     candidate: nn.Module,
     lane: str,
     unlearned_pool: Sequence[nn.Module] | None,
-    curve: Sequence[StepRecord] = (),
 ) -> dict[str, Any]:
-    """Return the evidence document of one candidate model, without lineage and cost.
+    """Return verdict, conditions and controls of one candidate, without suite, lineage and cost.
 
     Each model is measured on inputs in the scale that it was trained with.
 
@@ -243,42 +237,79 @@ def judge(
         candidate: The model that would be released.
         lane: ``approximate``, ``replay`` or ``retrain``.
         unlearned_pool: U for the approximate lane; None for an exact lane.
-        curve: Steps of the approximate lane.
     """
     settings = declaration.evidence
     sets, sets_of_original = data.for_test, data.for_original.for_test
-    measured = {
-        "original": measure_pool(pools.original.models, **sets_of_original),
-        "reference": measure_pool(pools.reference.models, **sets),
-        "second_retrain": measure_pool(pools.second.models, **sets),
-    }
     seed = derive_seed(declaration.training.seed, "random control")
-    single = {
-        "original": measure_pool([original], **sets_of_original),
-        "candidate": measure_pool([candidate], **sets),
-        "random": measure_pool([build_model(declaration, seed)], **sets),
-    }
-    reference = Reference(
-        measured["reference"],
-        measured["original"],
+    exact = lane != "approximate"
+    document = judge_pools(
+        {
+            "original": measure_pool(pools.original.models, **sets_of_original),
+            "retrained": measure_pool(pools.reference.models, **sets),
+            "second_retrain": measure_pool(pools.second.models, **sets),
+        },
+        original=measure_pool([original], **sets_of_original),
+        candidate=measure_pool([candidate], **sets),
+        random=measure_pool([build_model(declaration, seed)], **sets),
+        unlearned=None if unlearned_pool is None else measure_pool(unlearned_pool, **sets),
+        error_level=settings.error_level,
         max_accuracy_drop=settings.max_accuracy_drop,
+        exact=exact,
+    )
+    return {
+        "schema": SCHEMA,
+        "lane": lane,
+        **document,
+        "pools": {
+            name: {"n": len(pool.models), "seconds": round(pool.seconds, 3)}
+            for name, pool in (
+                ("original", pools.original),
+                ("retrained", pools.reference),
+                ("second_retrain", pools.second),
+            )
+        },
+        "limits": list(LIMITS),
+    }
+
+
+def judge_pools(
+    measured: Mapping[str, PoolMargins],
+    *,
+    original: PoolMargins,
+    candidate: PoolMargins,
+    random: PoolMargins,
+    unlearned: PoolMargins | None,
+    error_level: float,
+    max_accuracy_drop: float,
+    exact: bool,
+) -> dict[str, Any]:
+    """Return the verdict of measured models, and the numbers that it follows from.
+
+    Args:
+        measured: Pools ``original``, ``retrained`` and ``second_retrain``.
+        original: Pool of one: the model that was trained on the records.
+        candidate: Pool of one: the model that would be released.
+        random: Pool of one: a network with random weights.
+        unlearned: U; None tests the candidate alone.
+        error_level: Joint over all conditions, 0-1.
+        max_accuracy_drop: Tolerated loss of accuracy against retrained models, fraction 0-1.
+        exact: Whether the claim would be exact.
+    """
+    reference = Reference(
+        measured["retrained"], measured["original"], max_accuracy_drop=max_accuracy_drop
     )
     controls = check_controls(
         reference,
-        original_model=single["original"],
+        original_model=original,
         original_pool=measured["original"],
         second_retrain=measured["second_retrain"],
-        random_model=single["random"],
-        error_level=settings.error_level,
+        random_model=random,
+        error_level=error_level,
     )
-    exact = lane != "approximate"
-    level = settings.error_level * (EXACT_ERROR_FACTOR if exact else 1.0)
-    unlearned = (
-        single["candidate"] if unlearned_pool is None else measure_pool(unlearned_pool, **sets)
-    )
+    level = error_level * (EXACT_ERROR_FACTOR if exact else 1.0)
     conditions = judge_model(
         reference,
-        single["candidate"],
+        candidate,
         error_level=level,
         pool=None if exact else unlearned,
         second_retrain=measured["second_retrain"],
@@ -288,25 +319,23 @@ def judge(
         reference,
         {
             "original": measured["original"],
-            "unlearned": unlearned,
+            "unlearned": candidate if unlearned is None else unlearned,
             "second_retrain": measured["second_retrain"],
-            "retrained": measured["reference"],
+            "retrained": measured["retrained"],
         },
     )
     return {
-        "schema": SCHEMA,
-        "lane": lane,
         "verdict": verdict,
         "claim": ("exact" if exact else "approximate") if verdict == "accept" else None,
         "reasons": reasons,
         "alpha": level,
-        "n_forget": len(data.forget),
+        "n_forget": candidate.margins.shape[1],
         "columns": columns,
         "candidate": {
-            **reference.statistics(single["candidate"].relative[0]),
-            "forget_accuracy": float((single["candidate"].margins > 0).mean()),
-            "retain_accuracy": float(single["candidate"].retain_accuracy[0]),
-            "test_accuracy": float(single["candidate"].test_accuracy[0]),
+            **reference.statistics(candidate.relative[0]),
+            "forget_accuracy": float((candidate.margins > 0).mean()),
+            "retain_accuracy": float(candidate.retain_accuracy[0]),
+            "test_accuracy": float(candidate.test_accuracy[0]),
         },
         "targets": {
             name: {"target": target, "direction": direction, "text": text}
@@ -315,17 +344,7 @@ def judge(
         "controls": controls.to_dict(),
         "control_numbers": dict(controls.numbers),
         "conditions": [condition.to_dict() for condition in conditions],
-        "statuses": record_statuses(reference, single["candidate"]),
-        "pools": {
-            name: {"n": len(pool.models), "seconds": round(pool.seconds, 3)}
-            for name, pool in (
-                ("original", pools.original),
-                ("retrained", pools.reference),
-                ("second_retrain", pools.second),
-            )
-        },
-        "curves": _curves(original, candidate, pools, data, curve, measured, unlearned),
-        "limits": list(LIMITS),
+        "statuses": record_statuses(reference, candidate),
     }
 
 
@@ -369,87 +388,3 @@ def decide(
 def pools_to_keep(declaration: Declaration, data: BatchData) -> list[str]:
     """Return the digests of the pools that hold none of the records."""
     return [pool_digest(declaration, data.after)]
-
-
-def _curves(
-    original: nn.Module,
-    candidate: nn.Module,
-    pools: Pools,
-    data: BatchData,
-    steps: Sequence[StepRecord],
-    measured: dict[str, PoolMargins],
-    unlearned: PoolMargins,
-) -> dict[str, Any]:
-    models = {
-        "original": (original, data.for_original),
-        "unlearned": (candidate, data),
-        "retrained": (pools.reference.models[0], data),
-    }
-    relearn, rebound = {}, {}
-    for name, (model, seen) in models.items():
-        retain = _sample(seen.after.records)
-        relearn[name] = finetune_curve(
-            model, seen.forget, seen.forget, steps=_RELEARN_STEPS, learning_rate=_RELEARN_LR
-        )
-        rebound[name] = finetune_curve(
-            model, retain, seen.forget, steps=_RELEARN_STEPS, learning_rate=_RELEARN_LR
-        )
-    return {
-        "steps": [
-            {
-                "step": entry.step,
-                "forget_accuracy": entry.forget_accuracy,
-                "retain_accuracy": entry.retain_accuracy,
-                "distance_nats": entry.distance,
-            }
-            for entry in steps
-        ],
-        "relearn": relearn,
-        "rebound": rebound,
-        "roc": _roc(measured, unlearned),
-        "margins": {
-            "original": _histogram_values(measured["original"]),
-            "unlearned": _histogram_values(unlearned),
-            "retrained": _histogram_values(measured["reference"]),
-        },
-    }
-
-
-def _roc(measured: dict[str, PoolMargins], unlearned: PoolMargins) -> dict[str, list[float]]:
-    """Return the per-record ROC of 'trained on it' scores against second retrains."""
-    mean_r = measured["reference"].relative.mean(axis=0)
-    sd_r = measured["reference"].relative.std(axis=0, ddof=1) + 0.1
-    mean_o = measured["original"].relative.mean(axis=0)
-    sd_o = measured["original"].relative.std(axis=0, ddof=1) + 0.1
-
-    def scores(pool: PoolMargins) -> np.ndarray:
-        ratio = stats.norm.logpdf(pool.relative, mean_o, sd_o) - stats.norm.logpdf(
-            pool.relative, mean_r, sd_r
-        )
-        return np.asarray(ratio).ravel()
-
-    null = scores(measured["second_retrain"])
-    grid = np.logspace(-3, 0, 31)
-    thresholds = np.quantile(null, 1 - grid)
-    return {
-        "fpr": [float(value) for value in grid],
-        "tpr_original": _tpr(scores(measured["original"]), thresholds),
-        "tpr_unlearned": _tpr(scores(unlearned), thresholds),
-    }
-
-
-def _tpr(scores: np.ndarray, thresholds: np.ndarray) -> list[float]:
-    return [float((scores > threshold).mean()) for threshold in thresholds]
-
-
-def _histogram_values(pool: PoolMargins) -> list[float]:
-    """Return sorted quantiles of the margins: the shape of the distribution, not single records."""
-    return [float(value) for value in np.quantile(pool.margins, np.linspace(0, 1, 101))]
-
-
-def _sample(records: Records) -> Records:
-    if len(records) <= _SAMPLE:
-        return records
-    mask = np.zeros(len(records), dtype=bool)
-    mask[np.linspace(0, len(records) - 1, _SAMPLE).astype(int)] = True
-    return records.select(mask)

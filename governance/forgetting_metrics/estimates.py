@@ -14,18 +14,18 @@ class Estimate:
     """One estimated number.
 
     Attributes:
-        value: The estimate; None where it is underpowered.
+        value: The estimate; None where too few models or records allow none.
         low: Lower end of the 95 % interval; None without one.
         high: Upper end of the 95 % interval; None without one.
         n: Sample size: models, unless the metric says otherwise.
-        underpowered: Why there is no value; None where there is one.
+        why_none: Why there is no value; None where there is one.
     """
 
     value: float | None
     low: float | None
     high: float | None
     n: int
-    underpowered: str | None = None
+    why_none: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a value that is not finite, and a missing one without a reason.
@@ -38,7 +38,7 @@ class Estimate:
             if number is not None and not np.isfinite(number):
                 message = f"estimate: expected a finite {name}, got {number}"
                 raise DataError(message)
-        if (self.value is None) == (self.underpowered is None):
+        if (self.value is None) == (self.why_none is None):
             message = "estimate: expected a value or the reason why there is none"
             raise DataError(message)
 
@@ -58,7 +58,7 @@ class Estimate:
             name: None if number is None else round(float(number), 6)
             for name, number in (("value", self.value), ("low", self.low), ("high", self.high))
         }
-        return {**numbers, "n": self.n, "underpowered": self.underpowered}
+        return {**numbers, "n": self.n, "why_none": self.why_none}
 
 
 def require_finite(name: str, values: np.ndarray, *, n_dimensions: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from governance.forgetting_metrics.likelihood import auc, fit_gaussians
 GAMMA = 2.0
 OFFLINE_A = 0.33
 _SMALLEST = 1e-30
-_FIT_RECORDS = 1000
+_FIT_RECORDS = 500
 """Members and non-members that a classifier is fitted on, of each at most: its time is square."""
 
 
@@ -181,7 +181,7 @@ def svc_mia(forget: np.ndarray, retain: np.ndarray, test: np.ndarray) -> float:
         DataError: Empty or not finite.
 
     Source: Jia et al. 2023 (2304.04934), SVC(C=3, rbf). Both classes are thinned evenly to one
-    size, at most 1,000; the original takes the first records.
+    size, at most 500; the original takes the first records.
     """
     return _classifier_mia(SVC(C=3, kernel="rbf", gamma="auto"), forget, retain, test)
 

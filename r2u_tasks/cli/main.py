@@ -21,6 +21,7 @@ from governance.errors import PermanentError, R2UError, ReleaseBlockedError, Tra
 from r2u_tasks.cli import (
     data,
     drop,
+    evidence,
     keys,
     lineage,
     models,
@@ -53,6 +54,7 @@ app.add_typer(requests.intake_app)
 app.add_typer(queue.app, name="queue")
 app.add_typer(drop.app, name="drop")
 app.add_typer(proof.app)
+app.add_typer(evidence.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(recipients.app, name="recipients")
 app.add_typer(lineage.app)

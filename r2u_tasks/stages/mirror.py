@@ -200,6 +200,7 @@ def mirror_batch(context: StageContext, batch_id: str) -> bool:
             "n_requests": float(plan["n_requests"]),
             "n_records": float(plan["n_records"]),
             **model.metrics,
+            **_evidence_metrics(folder),
         },
         tags={"verdict": "accept", "claim": result["claim"]},
         artifacts={name: folder / name for name in _BATCH_FILES if (folder / name).exists()},
@@ -259,10 +260,25 @@ def _model_tags(folder: Path, record: ModelRecord) -> dict[str, str]:
 
 def _evidence_digest(folder: Path) -> str:
     """Return the digest of the evidence of the lane that was accepted, the last one tried."""
-    for name in ("evidence-replay.json", "evidence.json"):
-        if (folder / name).exists():
-            return digest_file(folder / name)
-    return "none"
+    path = _last_evidence(folder)
+    return "none" if path is None else digest_file(path)
+
+
+def _evidence_metrics(folder: Path) -> dict[str, float]:
+    """Return the numbers of the suite, ``evidence/<metric>/<column>``; those that have a value."""
+    path = _last_evidence(folder)
+    suite = None if path is None else read_json(path).get("suite")
+    return {
+        f"evidence/{row['name']}/{column}": number["value"]
+        for row in (suite or {"rows": []})["rows"]
+        for column, number in row["columns"].items()
+        if number["value"] is not None
+    }
+
+
+def _last_evidence(folder: Path) -> Path | None:
+    names = ("evidence-replay.json", "evidence.json")
+    return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def _unmirrored_models(context: StageContext) -> list[str]:

@@ -55,7 +55,7 @@ def conditions(p_values, alpha=0.05):
 
 def evidence(**changes):
     content = {
-        "schema": "r2u-evidence/2",
+        "schema": "r2u-evidence/3",
         "verdict": "accept",
         "claim": "approximate",
         "lane": "approximate",
@@ -66,6 +66,7 @@ def evidence(**changes):
         "control_numbers": NUMBERS,
         "pools": {"retrained": {"n": 6}, "second_retrain": {"n": 6}},
         "statuses": {"indistinguishable": 1, "still_visible": 1},
+        "records": [{"record": "0a"}, {"record": "0b"}],
         "lineage": {
             "weights_digest": WEIGHTS,
             "parent_weights_digest": PARENT,
@@ -341,7 +342,7 @@ VOID = {
     ),
     "fewer records than tested": ({"statuses": {"indistinguishable": 1}}, "do not add up"),
     "more records tested than left": (
-        {"n_forget": 3, "statuses": {"indistinguishable": 3}},
+        {"n_forget": 3, "records": [{}] * 3, "statuses": {"indistinguishable": 3}},
         "other records were tested",
     ),
     "the model of before": (
@@ -352,6 +353,7 @@ VOID = {
         {"lineage": evidence()["lineage"] | {"parent_manifest_root": WEIGHTS}},
         "another original",
     ),
+    "a record without a line": ({"records": [{"record": "0a"}]}, "one line for each record"),
     "another version": ({"schema": "r2u-evidence/1"}, "version 2"),
 }
 

@@ -151,7 +151,7 @@ def test_tpr_at_a_rate_that_the_scores_cannot_show_is_underpowered():
     enough = likelihood.tpr_at_fpr(likelihood.PairScores(*scores), 0.001)
 
     assert few.value is None
-    assert few.underpowered == "needs 1000 scores of retrained models, got 999"
+    assert few.why_none == "needs 1000 scores of retrained models, got 999"
     assert enough.value == 0.0
 
 
@@ -418,7 +418,7 @@ def test_ain_with_models_that_did_not_relearn():
 
     assert (bound.index.value, bound.n_censored) == (2.5, 1)
     assert nothing.index.value is None
-    assert "raise the steps" in nothing.index.underpowered
+    assert "raise the steps" in nothing.index.why_none
 
 
 def test_relearning_is_counted_to_the_first_step_at_the_level():

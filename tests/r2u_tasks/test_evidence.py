@@ -1,6 +1,7 @@
 """Laws of the gate, on real digits: what must never be accepted, and what must be."""
 
 import copy
+import json
 from datetime import date
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from governance.classification.table import classify_records
 from governance.declaration import load_declaration
 from governance.errors import UnlearningError
+from governance.forgetting_suite.records import find_record
 from governance.policy import load_policy
+from governance.report import render_evidence
 from governance.source import read_source
 from governance.storage import with_buckets
 from r2u_tasks import embedded
@@ -21,6 +24,7 @@ from r2u_tasks.evidence import (
     train_pools,
     unlearn_model,
 )
+from r2u_tasks.evidence_suite import add_suite
 from r2u_tasks.model import build_model, weights_digest
 from r2u_tasks.records import encode_splits
 
@@ -91,6 +95,31 @@ def test_a_model_that_was_not_changed_is_never_accepted(batch):
     verdicts = {batch.verdict(model, originals)["verdict"] for model in originals}
 
     assert verdicts == {"retrain"}
+
+
+def test_the_suite_reads_a_model_that_was_not_changed_as_not_forgotten(batch):
+    """Every strong row says so; records are named by salted hashes only, the risky ones apart."""
+    originals = batch.pools.original.models
+    evidence = batch.verdict(originals[0], originals)
+    add_suite(
+        evidence,
+        batch.declaration,
+        batch.data,
+        batch.pools,
+        candidate=originals[0],
+        unlearned_pool=originals,
+        salt=b"salt of sixteen!",
+    )
+    rows = {row["name"]: row for row in evidence["suite"]["rows"]}
+
+    assert {rows[name]["outcome"] for name in ("lrt_auc", "batch_p", "js_divergence")} == {
+        "not_met"
+    }
+    assert len(evidence["records"]) == evidence["n_forget"] == len(batch.data.forget)
+    assert evidence["suite"]["strata"]["high_risk"]["n"] > 0
+    assert "SYN-" not in json.dumps(evidence, allow_nan=False)
+    find_record(evidence["records"], str(batch.data.forget.ids[0]), b"salt of sixteen!")
+    assert "<svg" in render_evidence(evidence)
 
 
 def test_a_random_model_is_never_accepted(batch):

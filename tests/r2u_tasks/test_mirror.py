@@ -73,7 +73,9 @@ def context(tmp_path):
             "n_records": 1,
         },
     )
-    write_json(folder / "evidence.json", {"lane": "replay"})
+    columns = {"original": {"value": 0.9}, "unlearned": {"value": None}}
+    suite = {"rows": [{"name": "lrt_auc", "columns": columns}]}
+    write_json(folder / "evidence.json", {"lane": "replay", "suite": suite})
     write_json(
         folder / "result.json", {"model_key": "replay-b1", "lane": "replay", "claim": "exact"}
     )
@@ -125,6 +127,9 @@ def test_the_mirror_catches_up_from_our_own_records(context):
     batch = context.tracker.runs["batch:b1"]["params"]
     assert (batch["model_version"], batch["bundle_root"]) == ("2", "sha256:b1")
     assert batch["ledger_head"] == "sha256:batch_closed"
+    metrics = context.tracker.runs["batch:b1"]["metrics"]
+    shown = {name: value for name, value in metrics.items() if name.startswith("evidence/")}
+    assert shown == {"evidence/lrt_auc/original": 0.9}
 
 
 def test_a_second_mirror_writes_nothing(context):

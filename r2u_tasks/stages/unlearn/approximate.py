@@ -10,6 +10,7 @@ from governance.errors import UnlearningError
 from governance.removal import remove_folder
 from r2u_tasks.evidence import SCHEMA, judge, train_pools, unlearn_pool
 from r2u_tasks.evidence import unlearn_model as unlearn_one
+from r2u_tasks.evidence_suite import add_suite
 from r2u_tasks.models import load_model, load_record, usable_checkpoints
 from r2u_tasks.pools import PoolProgress
 from r2u_tasks.stages.context import JSON, StageContext, open_context
@@ -17,11 +18,13 @@ from r2u_tasks.stages.unfinished import begin_model
 from r2u_tasks.stages.unlearn.candidate import (
     batch_data,
     cost_of,
+    label_salt,
     model_before,
     save_candidate,
     summary,
     write_evidence,
 )
+from r2u_tasks.stages.unlearn.sequence import retrain_reasons, sequence_with
 from r2u_tasks.stages.unlearn.steps import approved_plan, once
 from r2u_tasks.training import STABLE
 
@@ -78,6 +81,9 @@ def _approximate(
         )
         return {"verdict": "retrain", "claim": None, "reasons": [reason], "model_key": None}
     parent = load_record(context.workspace, plan["model_key"])
+    due = retrain_reasons(context, parent)
+    if due:
+        return {"verdict": "retrain", "claim": None, "reasons": due, "model_key": None}
     model_key = f"approximate-{batch_id}"
     begin_model(context, model_key)
     splits, data = batch_data(context, batch_id, parent)
@@ -99,6 +105,7 @@ def _approximate(
     pools = train_pools(
         context.declaration, data, folder=context.workspace.pools, progress=progress
     )
+    unlearned = unlearn_pool(context.declaration, pools.original, data)
     evidence = judge(
         context.declaration,
         data,
@@ -106,9 +113,19 @@ def _approximate(
         original=original,
         candidate=candidate,
         lane="approximate",
-        unlearned_pool=unlearn_pool(context.declaration, pools.original, data),
+        unlearned_pool=unlearned,
+    )
+    add_suite(
+        evidence,
+        context.declaration,
+        data,
+        pools,
+        candidate=candidate,
+        unlearned_pool=unlearned,
+        salt=label_salt(context, batch_id),
         curve=curve,
     )
+    evidence["sequence"] = sequence_with(context, parent, evidence, batch_id)
     evidence["stopped_because"] = why
     evidence["method"] = method or context.declaration.unlearning.method
     cost = cost_of(parent, seconds, time.perf_counter() - started)

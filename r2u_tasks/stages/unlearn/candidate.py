@@ -13,6 +13,7 @@ from governance.errors import DigestMismatchError
 from governance.manifest import read_members
 from governance.report import render_evidence
 from governance.storage import read_table
+from governance.suppression import pseudonym
 from r2u_tasks.batch import read_rows
 from r2u_tasks.checkpoint import load_weights, save_weights
 from r2u_tasks.data import FeatureScale
@@ -164,6 +165,14 @@ def write_evidence(
             "evidence_digest": digest_file(folder / f"{name}.json"),
         },
     )
+
+
+def label_salt(context: StageContext, batch_id: str) -> bytes:
+    """Return the salt of the record labels of a batch: of the workspace's key, so a repeat has it.
+
+    Only who holds that key can find the line of an id, and no label is the same in two batches.
+    """
+    return bytes.fromhex(pseudonym(context.pseudonym_key, "evidence", batch_id))
 
 
 def summary(evidence: JSON, record: ModelRecord) -> JSON:

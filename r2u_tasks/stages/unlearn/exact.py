@@ -7,6 +7,7 @@ import time
 
 from r2u_tasks.config import readiness_config, training_config
 from r2u_tasks.evidence import judge, require_absent, train_pools
+from r2u_tasks.evidence_suite import add_suite
 from r2u_tasks.model import build_model
 from r2u_tasks.models import load_model, load_record, usable_checkpoints
 from r2u_tasks.stages.context import JSON, StageContext, open_context
@@ -14,6 +15,7 @@ from r2u_tasks.stages.unfinished import begin_model
 from r2u_tasks.stages.unlearn.candidate import (
     batch_data,
     cost_of,
+    label_salt,
     model_before,
     save_candidate,
     summary,
@@ -84,6 +86,15 @@ def _exact(
         candidate=model,
         lane=lane,
         unlearned_pool=None,
+    )
+    add_suite(
+        evidence,
+        declaration,
+        data,
+        pools,
+        candidate=model,
+        unlearned_pool=None,
+        salt=label_salt(context, batch_id),
     )
     evidence["escalated_because"] = reasons
     costs = cost_of(parent, cost.seconds, time.perf_counter() - started)
