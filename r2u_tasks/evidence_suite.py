@@ -72,6 +72,7 @@ def add_suite(
         high_risk=_revocable(data),
         canaries=np.zeros(len(data.forget), dtype=bool),
         salt=salt,
+        classes=data.forget.labels.numpy(),
     )
     steps = [
         {

@@ -18,6 +18,7 @@ from torch import nn
 
 from governance.errors import DataError
 from governance.forgetting_metrics.membership import modified_entropy
+from governance.forgetting_metrics.outcomes import calibration_error
 from governance.forgetting_metrics.recovery import linear_probe, relearn_level, relearn_steps
 from governance.forgetting_suite.measures import PoolMeasures
 from r2u_tasks.data import Records
@@ -127,7 +128,12 @@ def _measure_one(
         labels = [part.labels.numpy() for part in (forget, retained, tested)]
         mixed = [modified_entropy(p, y) for p, y in zip(parts, labels, strict=True)]
         entropy = -(parts[0] * np.log(np.maximum(parts[0], 1e-300))).sum(axis=1)
-        row |= {"modified_entropies": np.concatenate(mixed), "entropies": entropy}
+        hits = parts[2].argmax(axis=1) == labels[2]
+        row |= {
+            "modified_entropies": np.concatenate(mixed),
+            "entropies": entropy,
+            "calibration_errors": np.float64(calibration_error(parts[2].max(axis=1), hits)),
+        }
         if keep_outputs:
             row["probabilities"] = parts[0]
     if recovery is not None:

@@ -7,7 +7,7 @@
     klom            KL of binned margins, with its null
     divergence      Jensen-Shannon, ZRF, activation distance, agreement, Kolmogorov-Smirnov
     membership      offline LiRA, RMIA; m-entropy, threshold and SVC attacks as baselines
-    outcomes        UA, RA, TA, MIA, Avg. Gap, ToW
+    outcomes        UA, RA, TA, MIA, Avg. Gap, ToW, calibration
     recovery        relearning (AIN), rebound, linear probe
     overforgetting  records pushed beyond where retrained models have them
 

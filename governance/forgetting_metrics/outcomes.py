@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from governance.errors import DataError
-from governance.forgetting_metrics.estimates import Estimate
+from governance.forgetting_metrics.estimates import Estimate, require_finite
 from governance.forgetting_metrics.intervals import mean_interval
 
 
@@ -77,6 +77,34 @@ def tug_of_war_over_seeds(models: Sequence[Outcomes], retrained: Sequence[Outcom
 def average_gap_over_seeds(models: Sequence[Outcomes], retrained: Sequence[Outcomes]) -> Estimate:
     """Return Avg. Gap over training seeds, in points, paired as in ``tug_of_war_over_seeds``."""
     return _over_seeds(models, retrained, average_gap)
+
+
+def calibration_error(confidences: np.ndarray, is_right: np.ndarray, *, n_bins: int = 15) -> float:
+    """Return the expected calibration error, 0-1: how far confidence and accuracy are apart.
+
+    Bins are of equal width; one at (k - 1) / n to k / n takes its upper end, as in the source.
+
+    Args:
+        confidences: Probability of the predicted class, ``[B]``.
+        is_right: Whether it is the label, ``[B]``.
+        n_bins: Number of bins.
+
+    Raises:
+        DataError: Empty, not finite, or of two lengths.
+
+    Source: Guo et al. 2017 (1706.04599), equation 3.
+
+    >>> calibration_error(np.array([0.9, 0.9]), np.array([1, 0]))
+    0.4
+    """
+    p = require_finite("confidences", confidences, n_dimensions=1)
+    hit = require_finite("hits", is_right, n_dimensions=1)
+    if len(p) != len(hit):
+        message = f"calibration: expected one hit for each confidence, got {len(hit)} and {len(p)}"
+        raise DataError(message)
+    bins = np.clip(np.ceil(p * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    gaps = np.bincount(bins, weights=p - hit, minlength=n_bins)
+    return float(np.abs(gaps).sum() / len(p))
 
 
 def _over_seeds(

@@ -26,6 +26,8 @@ class PoolMeasures:
         test_margins: phi of a fixed sample of records never trained on, ``[N, t]``.
         test_accuracy: Over all of them, 0-1, ``[N]``.
         predictions: Predicted class of each forget record, or each of its tokens, ``[N, p]``.
+        calibration_errors: Expected calibration error on test records, 0-1, ``[N]``; None for
+            sequences.
         entropies: Entropy of the output on forget records in nats, ``[N, n]``; None for sequences.
         modified_entropies: Of forget, retained and test records, ``[N, n + r + t]``; None for
             sequences.
@@ -45,6 +47,7 @@ class PoolMeasures:
     test_margins: np.ndarray
     test_accuracy: np.ndarray
     predictions: np.ndarray
+    calibration_errors: np.ndarray | None = None
     entropies: np.ndarray | None = None
     modified_entropies: np.ndarray | None = None
     probabilities: np.ndarray | None = None

@@ -61,10 +61,14 @@ def accuracy_numbers(models: PoolMeasures, theirs: Sequence[Outcomes]) -> Number
 
 def plain_numbers(models: PoolMeasures) -> Numbers:
     """Return the accuracies of a pool, which need no other pool."""
+    errors = models.calibration_errors
     return {
         "forget_accuracy": share_of(models.forget_accuracy.mean(axis=1)),
         "retain_accuracy": share_of(models.retain_accuracy),
         "test_accuracy": share_of(models.test_accuracy),
+        "calibration_error": (
+            Estimate.missing(_NO_SEQUENCES, len(models)) if errors is None else share_of(errors)
+        ),
     }
 
 

@@ -47,6 +47,7 @@ class SuiteMeasures:
         high_risk: Mask ``[n]``.
         canaries: Mask ``[n]``.
         salt: Of the labels, at least 16 bytes; kept by the caller, or by nobody.
+        classes: Class of each forget record, ``[n]``; None for sequences.
     """
 
     original: PoolMeasures
@@ -58,6 +59,7 @@ class SuiteMeasures:
     high_risk: np.ndarray
     canaries: np.ndarray
     salt: bytes
+    classes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Refuse pools about different records.
@@ -68,6 +70,7 @@ class SuiteMeasures:
         pools = (self.original, self.unlearned, self.reference, self.second_retrain, self.untrained)
         sizes = {pool.n_forget for pool in pools}
         sizes |= {len(self.ids), len(self.high_risk), len(self.canaries)}
+        sizes |= set() if self.classes is None else {len(self.classes)}
         if len(sizes) != 1:
             message = f"suite: expected every pool to be about the same records, got {sizes}"
             raise DataError(message)
@@ -115,8 +118,27 @@ def run_suite(measures: SuiteMeasures) -> JSON:
         },
         "records": lines,
         "record_statuses": tests.counts(),
+        "classes": _by_class(measures),
         "sizes": _sizes(measures),
     }
+
+
+def _by_class(measures: SuiteMeasures) -> list[JSON]:
+    """Return the forget accuracy of each class in each column, and of retrained models."""
+    if measures.classes is None:
+        return []
+    pools = {**measures.columns, "retrained": measures.reference}
+    return [
+        {
+            "class": int(label),
+            "n": int((measures.classes == label).sum()),
+            "forget_accuracy": {
+                name: round(float(pool.forget_accuracy[:, measures.classes == label].mean()), 6)
+                for name, pool in pools.items()
+            },
+        }
+        for label in np.unique(measures.classes)
+    ]
 
 
 def _column(
@@ -205,5 +227,6 @@ def refuse_suite(measured: Mapping[str, PoolMeasures], reason: str) -> JSON:
         "sections": dict(SECTIONS),
         "outcomes": dict(OUTCOMES),
         "strata": None,
+        "classes": [],
         "sizes": {**n, "largest_certifiable_epsilon": None},
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,8 +105,8 @@ def evidence(
             unlearn=_unlearner(files.find_callable(unlearn)) if unlearn else None,
             settings=EvaluationSettings(pool_size=pool_size, seed=seed, exact=exact),
             salt=files.load_or_make_salt(salt_file) if salt_file else None,
-            steps=json.loads(steps.read_text(encoding="utf-8")) if steps else (),
-            history=[json.loads(one.read_text(encoding="utf-8")) for one in history or []],
+            steps=files.read_json_file(steps) if steps else (),
+            history=[files.read_json_file(one) for one in history or []],
             title=title,
             progress=bars.pools,
         )

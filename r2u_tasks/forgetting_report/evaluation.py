@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +11,11 @@ from typing import Any
 
 from torch import nn
 
+from governance.errors import DataError
 from governance.forgetting_suite.curves import draw_curves
 from governance.forgetting_suite.measures import PoolMeasures
 from governance.forgetting_suite.rows import mean_of
-from governance.forgetting_suite.sequence import point_of, sequence_of
+from governance.forgetting_suite.sequence import BatchPoint, point_of, sequence_of
 from governance.forgetting_suite.suite import SuiteMeasures, refuse_suite, run_suite
 from governance.report import render_evidence
 from r2u_tasks.evidence import LIMITS, SCHEMA, judge_pools, require_absent
@@ -157,8 +159,7 @@ def evaluate(
     else:
         document |= _judged(data, pools, build, settings, salt, steps)
         if not settings.exact:
-            before = [point_of(one, f"batch {i + 1}") for i, one in enumerate(history)]
-            points = [*before, point_of(document, "this batch")]
+            points = [*_points(history), point_of(document, "this batch")]
             document["sequence"] = sequence_of(points, budget=settings.max_accuracy_drop)
     document["cost"] = _cost(cost or {}, pools_s, time.perf_counter() - started - pools_s)
     document["lineage"] = {
@@ -201,6 +202,7 @@ def _judged(
         high_risk=data.forget_mask(data.high_risk_ids),
         canaries=data.forget_mask(data.canary_ids),
         salt=salt,
+        classes=forget.labels.numpy() if forget.labels.ndim == 1 else None,
     )
     document = _verdict(measures, settings)
     suite = run_suite(measures)
@@ -269,6 +271,19 @@ def _refusal(data: ForgettingData, pools: ModelPools, reasons: Sequence[str]) ->
     }
 
 
+def _points(history: Sequence[JSON]) -> list[BatchPoint]:
+    """Return the point of each batch before.
+
+    Raises:
+        DataError: A document has no verdict to learn from, as one that was refused.
+    """
+    try:
+        return [point_of(one, f"batch {i + 1}") for i, one in enumerate(history)]
+    except (KeyError, TypeError) as error:
+        message = "history: expected evidence documents of judged batches, oldest first"
+        raise DataError(message) from error
+
+
 def _notes(pools: ModelPools) -> list[str]:
     notes = []
     if len(pools.unlearned) == 1:
@@ -280,7 +295,8 @@ def _notes(pools: ModelPools) -> list[str]:
 
 
 def _cost(given: Mapping[str, float], pools_s: float, evidence_s: float) -> dict[str, float]:
-    cost = {**given, "pools_s": pools_s, "evidence_s": evidence_s}
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    cost = {**given, "pools_s": pools_s, "evidence_s": evidence_s, "peak_mib": peak_mib}
     if given.get("retrain_s"):
         cost["share_of_retrain"] = given.get("unlearn_s", 0.0) / given["retrain_s"]
     return cost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import secrets
 import sys
@@ -150,6 +151,19 @@ def read_ids(path: Path) -> list[str]:
         raise DataError(message)
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip()]
+
+
+def read_json_file(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        DataError: There is none, or it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{path}: expected a JSON file, got: {error}"
+        raise DataError(message) from error
 
 
 def load_or_make_salt(path: Path) -> bytes:

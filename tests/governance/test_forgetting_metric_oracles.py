@@ -450,6 +450,22 @@ def test_tow_and_average_gap_over_seeds_equal_loops(rows):
 
 
 @quick
+@given(st.lists(st.tuples(st.integers(0, 60).map(lambda v: v / 60), st.booleans()), min_size=1))
+def test_calibration_error_equals_a_loop_over_bins(pairs):
+    """Fifteen bins (low, high]; confidences lie on and between their edges."""
+    total = 0.0
+    for k in range(15):
+        inside = [
+            (p, hit) for p, hit in pairs if (k < 15 * p <= k + 1 + 1e-12) or (k == 0 and p == 0)
+        ]
+        if inside:
+            total += abs(sum(p for p, _ in inside) - sum(hit for _, hit in inside))
+    p, hits = (np.array(part, dtype=float) for part in zip(*pairs, strict=True))
+
+    assert outcomes.calibration_error(p, hits) == pytest.approx(total / len(pairs))
+
+
+@quick
 @given(
     st.lists(st.integers(0, 9).map(float), min_size=1, max_size=12), st.integers(0, 9).map(float)
 )

@@ -40,6 +40,7 @@ def pool(seed, shift=0.0, *, n=N, known=False):
         test_margins=test,
         test_accuracy=generator.normal(0.95, 0.002, n),
         predictions=(forget > 0).astype(float),
+        calibration_errors=generator.uniform(0.01, 0.02, n),
         entropies=-(p * np.log(p) + (1 - p) * np.log(1 - p)),
         modified_entropies=np.logaddexp(0, -both),
         probabilities=np.stack([p, 1 - p], axis=2)[:6],
@@ -63,6 +64,7 @@ def measures(unlearned, **changes):
         "high_risk": np.arange(RECORDS) < 10,
         "canaries": np.arange(RECORDS) < 2,
         "salt": SALT,
+        "classes": np.arange(RECORDS) % 2,
     }
     return SuiteMeasures(**(parts | changes))
 
@@ -197,6 +199,16 @@ def test_an_unknown_record_is_an_error_and_never_a_verdict(unchanged):
             find_record(unchanged["records"], record, salt)
     with pytest.raises(DataError, match="at least 16 bytes"):
         label_of(IDS[0], b"short")
+
+
+def test_forget_accuracy_is_told_by_class(retrained):
+    """The classes' means make the mean of the row, and their sizes the number of records."""
+    row = next(row for row in retrained["rows"] if row["name"] == "forget_accuracy")
+    classes = retrained["classes"]
+    mean = sum(c["n"] * c["forget_accuracy"]["unlearned"] for c in classes) / RECORDS
+
+    assert [c["n"] for c in classes] == [RECORDS // 2, RECORDS // 2]
+    assert mean == pytest.approx(row["columns"]["unlearned"]["value"], abs=1e-5)
 
 
 def test_strata_are_looked_at_by_themselves():

@@ -144,6 +144,46 @@ def test_models_that_kept_the_records_are_not_accepted(pools):
         assert "still_visible" in report.evidence["suite"]["record_statuses"]
 
 
+def test_over_forgotten_models_are_not_accepted(pools):
+    """Ascent to a loss of 5 nats beside descent on retained records.
+
+    Accuracies are those of retrained models, on retained and on forget records; and yet the records
+    stand out, on the other side.
+    """
+
+    def forget(model):
+        student = copy.deepcopy(model)
+        optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
+        cross_entropy = nn.functional.cross_entropy
+        for _ in range(80):
+            optimizer.zero_grad()
+            kept = cross_entropy(student(DATA.retain.inputs), DATA.retain.labels)
+            gone = cross_entropy(student(DATA.forget.inputs), DATA.forget.labels)
+            (kept + nn.functional.relu(5 - gone)).backward()
+            optimizer.step()
+        return student
+
+    report = evaluate(
+        DATA,
+        with_unlearned(pools, [forget(model) for model in pools.original]),
+        build=build,
+        settings=SETTINGS,
+    )
+    rows = {row["name"]: row for row in report.evidence["suite"]["rows"]}
+
+    def unlearned_and_retrained(name):
+        return [
+            rows[name]["columns"][column]["value"] for column in ("unlearned", "second_retrain")
+        ]
+
+    assert report.verdict == "retrain"
+    ours, theirs = unlearned_and_retrained("forget_accuracy")
+    assert ours == pytest.approx(theirs, abs=0.1)
+    assert unlearned_and_retrained("retain_accuracy") == pytest.approx([1.0, 1.0], abs=0.05)
+    ours, theirs = unlearned_and_retrained("share_below_99")
+    assert ours > theirs + 0.05
+
+
 def test_a_destroyed_model_is_not_accepted(pools):
     """Random weights forget the records, and everything else."""
     report = evaluate(DATA, with_unlearned(pools, [build()]), build=build, settings=SETTINGS)
