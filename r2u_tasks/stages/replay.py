@@ -27,7 +27,7 @@ from r2u_tasks.records import encode_splits
 from r2u_tasks.stages.commitment import table_drift
 from r2u_tasks.stages.context import JSON, StageContext, open_context
 from r2u_tasks.stages.noting import note_once
-from r2u_tasks.stages.unlearn.steps import record_keys
+from r2u_tasks.stages.unlearn.steps import keys_as_in
 from r2u_tasks.training import STABLE, ProgressCallback, SegmentedRecords, train_segments
 
 
@@ -168,9 +168,10 @@ def _start(
 
 def _training_records(context: StageContext, record: ModelRecord) -> SegmentedRecords:
     table = read_table(context.workspace.classified)
-    members = read_members(context.workspace.model(record.model_key) / "members.parquet")
+    path = context.workspace.model(record.model_key) / "members.parquet"
+    members = read_members(path)
     ids = table[context.declaration.columns.record_id].to_pylist()
-    keys = record_keys(context, table)
+    keys = keys_as_in(context, table, path)
     segments = {i: members[key] for i, key in zip(ids, keys, strict=True) if key in members}
     splits = encode_splits(table, context.declaration, scale=record.scale, segments=segments)
     return splits.training

@@ -105,9 +105,10 @@ def spy_on_measures(monkeypatch):
 def pool_of(context, record):
     """Return the name of the pool of models like this one, from its own record and members."""
     table = read_table(context.workspace.classified)
-    members = read_members(context.workspace.model(record.model_key) / "members.parquet")
+    path = context.workspace.model(record.model_key) / "members.parquet"
+    members = read_members(path)
     ids = table["id"].to_pylist()
-    keys = unlearn.steps.record_keys(context, table)
+    keys = unlearn.steps.keys_as_in(context, table, path)
     segments = {i: members[key] for i, key in zip(ids, keys, strict=True) if key in members}
     splits = encode_splits(table, context.declaration, scale=record.scale, segments=segments)
     return pool_digest(context.declaration, splits.training)
