@@ -4,6 +4,7 @@ Rules. A method *forgets measurably* where its Avg. Gap is below that of the sam
 nothing done, in a paired interval over seeds. It is *told apart* where the lower end of its LRT AUC
 is above the upper end of that of a second retrain. Its records *come back* where after retain-only
 training they are known more than 1 point better than by retrained models, with the whole interval.
+A likelihood ratio that does not tell the model with nothing done apart is *blind*.
 """
 
 from __future__ import annotations
@@ -40,16 +41,23 @@ def _verdict(case: CaseRows, training: str) -> str:
     if gained.high is None or gained.high >= 0:
         forgets = "does not forget measurably (no nearer to a retrain than doing nothing)"
     else:
-        near = found["gap"].value
-        forgets = f"forgets to within {near:.2f} points of a retrain for {share:.1f} % of its time"
+        near, plain = found["gap"].value, found["accuracy_gap"].value
+        forgets = (
+            f"forgets to within {near:.2f} points of a retrain ({plain:.2f} without MIA) for "
+            f"{share:.1f} % of its time"
+        )
     parts = [forgets]
     if is_told_apart(case, found):
         chance = case.measures(SECOND)["auc"].value
         parts.append(
             f"told apart record by record (AUC {found['auc'].value:.2f}, chance {chance:.2f})"
         )
-    elif "auc" in found:
+    elif "auc" in found and is_told_apart(case, case.measures(training, CONTROL)):
         parts.append("not told apart record by record with this many models")
+    elif "auc" in found:
+        parts.append(
+            "the likelihood ratio is blind here: it does not see the untouched model either"
+        )
     back = found["rebound"]
     if back.low is not None and back.low > _BACK:
         parts.append(f"the records come back by {back.value:.1f} points with retain-only training")

@@ -32,9 +32,11 @@ def level_of(retrained: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {name: statistics.mean(row[name] for row in rows) for name in GAPS}
 
 
-def average_gap(row: Mapping[str, Any], level: Mapping[str, float]) -> float:
+def average_gap(
+    row: Mapping[str, Any], level: Mapping[str, float], names: Sequence[str] = GAPS
+) -> float:
     """Return Avg. Gap in points: mean distance of UA, RA, TA and MIA to the retrained level."""
-    return statistics.mean(abs(row[name] - level[name]) for name in GAPS)
+    return statistics.mean(abs(row[name] - level[name]) for name in names)
 
 
 @dataclass(frozen=True)

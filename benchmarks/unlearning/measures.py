@@ -20,6 +20,8 @@ from r2u_tasks.unlearning.contract import thinned
 
 GAPS = ("ua", "ra", "ta", "mia")
 """Measures that Avg. Gap is the mean of."""
+ACCURACIES = ("ua", "ra", "ta")
+"""The same without the attack, whose answer is unstable."""
 
 _ATTACK_RECORDS = 1000
 _RETAIN_RECORDS = 2000

@@ -15,12 +15,14 @@ import numpy as np
 from benchmarks.readiness.statistics import Estimate, likelihood_ratio_auc, mean, ratio
 from benchmarks.unlearning.cases import ORDINARY, READY
 from benchmarks.unlearning.choice import average_gap, level_of
-from benchmarks.unlearning.measures import GAPS
+from benchmarks.unlearning.measures import ACCURACIES, GAPS
 from benchmarks.unlearning.runner import FIRST_TEST_SEED, RANDOM, REFERENCES, RETRAINED, SECOND
 
 __all__ = ["RANDOM", "RETRAINED", "SECOND", "CaseRows", "tug_of_war"]
 MIN_POOL = 5
 """Models on a side, at least, for the likelihood ratio."""
+
+_FLIP = 20.0
 
 Row = Mapping[str, Any]
 
@@ -65,15 +67,16 @@ class CaseRows:
         """Return the rows of a reference, or of a method on a training, by seed."""
         return [self._rows[training, method][seed] for seed in self.seeds]
 
-    def gaps(self, training: str, method: str = "") -> list[float]:
-        """Return Avg. Gap in points of each seed."""
-        return [average_gap(row, self.level) for row in self.rows(training, method)]
+    def gaps(self, training: str, method: str = "", names: Sequence[str] = GAPS) -> list[float]:
+        """Return Avg. Gap in points of each seed; of fewer measures where ``names`` says so."""
+        return [average_gap(row, self.level, names) for row in self.rows(training, method)]
 
     def measures(self, training: str, method: str = "") -> dict[str, Estimate]:
         """Return all estimates of a reference, or of a method on a training."""
         rows = self.rows(training, method)
         found = {name: mean([row[name] for row in rows]) for name in GAPS}
         found["gap"] = mean(self.gaps(training, method))
+        found["accuracy_gap"] = mean(self.gaps(training, method, ACCURACIES))
         centre = {name: statistics.mean(row[name] for row in rows) for name in GAPS}
         found["gap_of_means"] = Estimate(average_gap(centre, self.level), None, None, len(rows))
         found["tow"] = mean([tug_of_war(row, self.level) for row in rows])
@@ -101,9 +104,14 @@ class CaseRows:
             "ua": mean([a["ua"] - b["ua"] for a, b in pairs]),
         }
 
-    def difference(self, kind: str) -> Estimate:
+    def flips(self) -> list[float]:
+        """Return MIA of the retrained models where it is not stable: 20 points between seeds."""
+        found = [round(row["mia"], 1) for row in self.rows(RETRAINED)]
+        return found if max(found) - min(found) > _FLIP else []
+
+    def difference(self, kind: str, names: Sequence[str] = GAPS) -> Estimate:
         """Return Avg. Gap of the ready training's pick minus that of the ordinary one's, paired."""
-        ready, ordinary = (self.gaps(t, self.pick(t, kind)) for t in (READY, ORDINARY))
+        ready, ordinary = (self.gaps(t, self.pick(t, kind), names) for t in (READY, ORDINARY))
         return mean([a - b for a, b in zip(ready, ordinary, strict=True)])
 
     def pick(self, training: str, kind: str) -> str:

@@ -196,7 +196,10 @@ def peers_row(seed, verdicts):
 
 @pytest.mark.parametrize(
     ("random_init", "words"),
-    [("FAIL", "tells the controls"), ("PASS", "cannot tell a retrained model from random init")],
+    [
+        ("FAIL", "tells the controls"),
+        ("PASS", "cannot always tell a retrained model from random init"),
+    ],
 )
 def test_a_verifier_must_tell_both_controls_from_a_retrained_model(random_init, words):
     """The second verifier passes an untrained model as it passes a retrained one."""
@@ -214,3 +217,15 @@ def test_advice_says_what_the_numbers_say(folder):
 
     assert any("ready model, gradient_ascent: forgets to within" in line for line in lines)
     assert not any("told apart record by record (" in line for line in lines)
+
+
+def test_an_attack_that_flips_on_retrained_models_is_named(folder):
+    """MIA of one retrained model is 0, of the other 100: the page says so; Avg. Gap has both."""
+    rows = [json.loads(line) for line in rows_of("digits", folder).read_text().splitlines()]
+    for row in rows:
+        if row["kind"] == "reference" and row["training"] == RETRAINED:
+            row["mia"] = 0.0 if row["seed"] == FIRST_TEST_SEED else 100.0
+
+    lines = findings(CaseRows("digits/class", rows))
+
+    assert any("MIA of the retrained models is 0, 100" in line for line in lines)
