@@ -138,7 +138,8 @@ def findings(case: CaseRows) -> list[str]:
         values = ", ".join(f"{value:g}" for value in flips)
         lines.append(
             "- **The membership attack is not stable here**: MIA of the retrained models is "
-            f"{values}. It moves the level and every Avg. Gap; the column without MIA is free of it."
+            f"{values}. It moves the level and every Avg. Gap; the column without MIA is free "
+            "of it."
         )
     return lines
 
@@ -188,29 +189,32 @@ def overview(cases: Sequence[CaseRows]) -> list[str]:
 
 
 def draw(case: CaseRows) -> Callable[[Any], None]:
-    """Return a drawing of time against Avg. Gap; methods that none beats in both have names."""
+    """Return a drawing of time against the gap of UA, RA and TA; methods that none beats in both have names."""
 
     def draw_on(axes: Any) -> None:
         for training in (ORDINARY, READY):
             points = [(case.measures(training, m), m) for m in case.methods if m != CONTROL]
-            x, y = ([found[name].value for found, _ in points] for name in ("share", "gap"))
+            x, y = (
+                [found[name].value for found, _ in points] for name in ("share", "accuracy_gap")
+            )
             axes.plot(x, y, "o", color=_COLORS[training], label=training, markersize=4)
             for found, method in _front(points):
-                spot = (found["share"].value, found["gap"].value)
+                spot = (found["share"].value, found["accuracy_gap"].value)
                 color = _COLORS[training]
                 axes.annotate(
                     method, spot, (4, 3), textcoords="offset points", fontsize=7, color=color
                 )
-        noise = case.measures(SECOND)["gap"].value
+        noise = case.measures(SECOND)["accuracy_gap"].value
         axes.axhline(noise, color="#15803d", linestyle="--", linewidth=1, label="second retrain")
         axes.axvline(100 * BUDGET, color="#a3a3a3", linestyle=":", linewidth=1, label="budget")
         axes.set(xscale="log", yscale="log", xlabel="% of the processor time of a retrain")
-        axes.set_ylabel("Avg. Gap to retrained models, points")
+        axes.set_ylabel("gap of UA, RA, TA to retrained models, points")
         axes.grid(visible=True, which="both", alpha=0.2)
         axes.margins(x=0.2, y=0.1)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
+        axes.yaxis.set_minor_formatter("")
         axes.legend(fontsize=7, frameon=False)
 
     return draw_on
@@ -220,10 +224,12 @@ def _front(
     points: Sequence[tuple[dict[str, Estimate], str]],
 ) -> list[tuple[dict[str, Estimate], str]]:
     """Return the methods that no other of the same training beats in both time and gap."""
-    ordered = sorted(points, key=lambda point: (point[0]["share"].value, point[0]["gap"].value))
+    ordered = sorted(
+        points, key=lambda point: (point[0]["share"].value, point[0]["accuracy_gap"].value)
+    )
     front: list[tuple[dict[str, Estimate], str]] = []
     for found, method in ordered:
-        if not front or found["gap"].value < front[-1][0]["gap"].value:
+        if not front or found["accuracy_gap"].value < front[-1][0]["accuracy_gap"].value:
             front.append((found, method))
     return front
 
