@@ -18,7 +18,12 @@ from governance.forgetting_suite.measures import PoolMeasures
 from governance.forgetting_suite.suite import SuiteMeasures, run_suite
 from r2u_tasks.data import Records
 from r2u_tasks.evidence import BatchData, Pools
-from r2u_tasks.measuring import RecoverySettings, choose_learning_rate, measure_models
+from r2u_tasks.measuring import (
+    RecoverySettings,
+    choose_learning_rate,
+    mean_loss_of,
+    measure_models,
+)
 from r2u_tasks.model import build_model
 from r2u_tasks.seeding import derive_seed
 from r2u_tasks.training import STABLE
@@ -54,8 +59,9 @@ def add_suite(
         DataError: A metric failed; none is left out.
     """
     sets, sets_of_original = data.for_test, data.for_original.for_test
+    known = mean_loss_of(pools.original.models[0], data.for_original.forget)
     recovery = choose_learning_rate(
-        pools.original.models[0], pools.reference.models[0], data.forget, RecoverySettings()
+        known, pools.reference.models[0], data.forget, RecoverySettings()
     )
     untrained = build_model(declaration, derive_seed(declaration.training.seed, _RANDOM))
 

@@ -156,26 +156,36 @@ def _recover(
 
 
 def choose_learning_rate(
-    original: nn.Module, retrained: nn.Module, forget: Records, settings: RecoverySettings
+    known: float, retrained: nn.Module, forget: Records, settings: RecoverySettings
 ) -> RecoverySettings:
     """Return the settings with a learning rate; see ``RecoverySettings``.
 
     Where no rate makes the retrained model relearn, the smallest one stays, and the relearning
     ratio says that it is unknown.
+
+    Args:
+        known: Mean loss of the original on the forget records, in nats (``mean_loss_of``).
+        retrained: A retrained model.
+        forget: Records, in the scale of the retrained model.
+        settings: The rate to keep, or None.
     """
     if settings.learning_rate is not None:
         return settings
-    known = train_further(original, forget, forget, steps=0, learning_rate=0.0).losses[0]
     chosen = _LEARNING_RATES[0]
     for rate in _LEARNING_RATES:
         curve = train_further(retrained, forget, forget, steps=settings.steps, learning_rate=rate)
         if not curve.losses[0] > known:
             break
-        level = relearn_level(float(known), float(curve.losses[0]))
+        level = relearn_level(known, float(curve.losses[0]))
         if np.isfinite(curve.losses).all() and not relearn_steps(curve.losses, level).is_censored:
             chosen = rate
             break
     return RecoverySettings(models=settings.models, steps=settings.steps, learning_rate=chosen)
+
+
+def mean_loss_of(model: nn.Module, records: Records) -> float:
+    """Return the mean loss in nats, on the records that ``train_further`` would watch."""
+    return float(train_further(model, records, records, steps=0, learning_rate=0.0).losses[0])
 
 
 @dataclass(frozen=True, slots=True)

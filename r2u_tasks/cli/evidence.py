@@ -143,9 +143,11 @@ def _show(evidence: dict[str, Any], folder: Path) -> None:
     for reason in evidence["reasons"]:
         out.print(f"  - {reason}", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
-    for name in ("metric", "original", "unlearned", "second retrain", "target", "reading"):
-        number = name in {"original", "unlearned", "second retrain"}
-        table.add_column(name, justify="right" if number else "left")
+    table.add_column("metric", no_wrap=True, min_width=23)
+    for name in ("original", "unlearned", "second retrain"):
+        table.add_column(name, justify="right")
+    table.add_column("target")
+    table.add_column("reading", no_wrap=True)
     for row in evidence["suite"]["rows"]:
         values = [c["value"] for c in row["columns"].values()]
         if any(value is not None for value in values):

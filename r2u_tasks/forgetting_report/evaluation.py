@@ -27,7 +27,12 @@ from r2u_tasks.forgetting_report.pools import (
     Unlearn,
     fill_pools,
 )
-from r2u_tasks.measuring import RecoverySettings, choose_learning_rate, measure_models
+from r2u_tasks.measuring import (
+    RecoverySettings,
+    choose_learning_rate,
+    mean_loss_of,
+    measure_models,
+)
 from r2u_tasks.model import weights_digest
 from r2u_tasks.seeding import seeded
 
@@ -180,8 +185,8 @@ def _judged(
     forget, retain = data.forget, data.retain
     recovery = settings.recovery
     if recovery is not None:
-        models = pools.original[0], pools.retrained[0]
-        recovery = choose_learning_rate(*models, forget, recovery)
+        known = mean_loss_of(pools.original[0], forget)
+        recovery = choose_learning_rate(known, pools.retrained[0], forget, recovery)
 
     def measured(
         models: Sequence[nn.Module], further: RecoverySettings | None = recovery
