@@ -28,7 +28,8 @@ def introduction(advice: Sequence[str], overview: Sequence[str]) -> list[str]:
         "*fast*: the method with the smallest Avg. Gap of those that take at most "
         f"{BUDGET:.0%} of a retrain (where none did, the cheapest); *slow*: of all. Both, the "
         "settings of each method, and the ready training were chosen on validation seeds and "
-        "validation records; the numbers are of other seeds and of test records, which chose nothing.",
+        "validation records; the numbers are of other seeds and of test records, which chose "
+        "nothing.",
         "",
         "## How to read it",
         "",

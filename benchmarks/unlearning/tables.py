@@ -189,7 +189,10 @@ def overview(cases: Sequence[CaseRows]) -> list[str]:
 
 
 def draw(case: CaseRows) -> Callable[[Any], None]:
-    """Return a drawing of time against the gap of UA, RA and TA; methods that none beats in both have names."""
+    """Return a drawing of time against the gap of UA, RA and TA.
+
+    Methods that no other of their training beats in both have names.
+    """
 
     def draw_on(axes: Any) -> None:
         for training in (ORDINARY, READY):
