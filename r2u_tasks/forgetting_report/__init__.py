@@ -16,5 +16,6 @@ from r2u_tasks.forgetting_report.evaluation import (
     ForgettingReport,
     evaluate,
 )
+from r2u_tasks.forgetting_report.pools import ModelPools
 
-__all__ = ["EvaluationSettings", "ForgettingData", "ForgettingReport", "evaluate"]
+__all__ = ["EvaluationSettings", "ForgettingData", "ForgettingReport", "ModelPools", "evaluate"]

@@ -22,8 +22,13 @@ from governance.errors import DataError, UnlearningError
 from governance.forgetting_suite.records import find_record
 from r2u_tasks.cli.main import app
 from r2u_tasks.data import Records
-from r2u_tasks.forgetting_report import EvaluationSettings, ForgettingData, evaluate, files
-from r2u_tasks.forgetting_report.pools import ModelPools
+from r2u_tasks.forgetting_report import (
+    EvaluationSettings,
+    ForgettingData,
+    ModelPools,
+    evaluate,
+    files,
+)
 from r2u_tasks.measuring import RecoverySettings, measure_models, probe_features
 
 pytestmark = pytest.mark.ml
