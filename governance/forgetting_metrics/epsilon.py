@@ -221,10 +221,10 @@ def certified_epsilons(
 def _choose_rule(positive: np.ndarray, negative: np.ndarray) -> tuple[float, bool]:
     """Return the threshold with the fewest errors, and whether positive models are above it."""
     thresholds = _midpoints(np.concatenate([positive, negative])[:, None])[:, 0]
-    tpr = (positive[None, :] > thresholds[:, None]).mean(axis=1)
-    fpr = (negative[None, :] > thresholds[:, None]).mean(axis=1)
-    best = int(np.abs(tpr - fpr).argmax())
-    return float(thresholds[best]), bool(tpr[best] >= fpr[best])
+    above = [(part[None, :] > thresholds[:, None]).sum(axis=1) for part in (positive, negative)]
+    gap = above[0] * len(negative) - above[1] * len(positive)  # whole numbers: ties stay ties
+    best = int(np.abs(gap).argmax())
+    return float(thresholds[best]), bool(gap[best] >= 0)
 
 
 def _counts_above(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

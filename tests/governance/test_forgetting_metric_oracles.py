@@ -288,10 +288,14 @@ def test_clopper_pearson_ends_are_where_the_binomial_tail_is_the_error(n, data):
 
 
 @quick
-@given(pools(smallest=4, largest=9))
-def test_certified_epsilon_follows_from_a_rule_of_the_first_half(pair):
-    """The first halves choose the rule, the errors of the others give the bound."""
-    first, second = (pool[:, :1] for pool in pair)
+@given(st.integers(0, 10_000), st.integers(20, 50), st.integers(20, 50))
+def test_certified_epsilon_follows_from_a_rule_of_the_first_half(seed, n_first, n_second):
+    """The first halves choose the rule, the errors of the others give the bound.
+
+    At a distance of 2 and these sizes most bounds are above 0, so that the halves matter.
+    """
+    generator = np.random.default_rng(seed)
+    first, second = generator.normal(2, size=(n_first, 1)), generator.normal(size=(n_second, 1))
     a, b = first[:, 0].tolist(), second[:, 0].tolist()
     n, m = len(a) // 2, len(b) // 2
     values = sorted([*a[:n], *b[:m]])

@@ -216,6 +216,13 @@ def test_batch_test_with_shared_records_keeps_its_level():
     assert np.mean(np.array(p_values) <= 0.1) == pytest.approx(0.1, abs=0.064)
 
 
+def test_permutations_that_tie_count_against_the_rejection():
+    """Pools without any difference: every permutation gives the same AUC, so p is 1."""
+    pools = np.ones((6, 3)), np.ones((6, 3))
+
+    assert likelihood.batch_test(*pools, permutations=19).p_value == 1.0
+
+
 # Epsilon
 
 
