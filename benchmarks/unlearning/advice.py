@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from benchmarks.readiness.statistics import Estimate, mean
 from benchmarks.unlearning.cases import ORDINARY, READY
 from benchmarks.unlearning.choice import CONTROL
-from benchmarks.unlearning.summary import SECOND, CaseRows
+from benchmarks.unlearning.summary import MIN_POOL, SECOND, CaseRows
 
 _BACK = 1.0
 
@@ -25,7 +25,7 @@ def advice(cases: Sequence[CaseRows]) -> list[str]:
     for case in cases:
         for training in (ORDINARY, READY):
             method = case.pick(training, "fast")
-            lines.append(f"- {case.name}, {training} model, {method}: {_verdict(case, training)}.")
+            lines.append(f"- {case.title}, {training} model, {method}: {_verdict(case, training)}.")
     return [
         *lines,
         "- Where a method does not forget measurably, where its result is told apart and that "
@@ -38,7 +38,10 @@ def _verdict(case: CaseRows, training: str) -> str:
     method = case.pick(training, "fast")
     found, share = case.measures(training, method), case.measures(training, method)["share"].value
     gained = gain(case, training, method)
-    if gained.high is None or gained.high >= 0:
+    if len(case.seeds) < MIN_POOL and not (gained.high is not None and gained.high < 0):
+        forgets = f"too few seeds; Avg. Gap {found['gap'].value:.2f}, with nothing done "
+        forgets += f"{case.measures(training, CONTROL)['gap'].value:.2f}"
+    elif gained.high is None or gained.high >= 0:
         forgets = "does not forget measurably (no nearer to a retrain than doing nothing)"
     else:
         near, plain = found["gap"].value, found["accuracy_gap"].value

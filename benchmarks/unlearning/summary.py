@@ -20,7 +20,7 @@ from benchmarks.unlearning.runner import FIRST_TEST_SEED, RANDOM, REFERENCES, RE
 
 __all__ = ["RANDOM", "RETRAINED", "SECOND", "CaseRows", "tug_of_war"]
 MIN_POOL = 5
-"""Models on a side, at least, for the likelihood ratio."""
+"""Models on a side, at least, for the likelihood ratio; with fewer seeds a case is preliminary."""
 
 _FLIP = 20.0
 
@@ -56,6 +56,13 @@ class CaseRows:
         self.seeds = sorted(seed for seed in complete if self.choice and self.methods)
         if self.seeds:
             self.level = level_of(self.rows(RETRAINED))
+
+    @property
+    def title(self) -> str:
+        """Name, with the number of seeds where there are too few."""
+        return (
+            self.name if len(self.seeds) >= MIN_POOL else f"{self.name} ({len(self.seeds)} seeds)"
+        )
 
     def _is_chosen(self, row: Row) -> bool:
         if row["seed"] < FIRST_TEST_SEED or not self.choice:

@@ -10,13 +10,13 @@ from typing import Any
 from benchmarks.common import RESULTS, is_small, plot, write_results
 from benchmarks.readiness.runner import Rows
 from benchmarks.readiness.statistics import Estimate
-from benchmarks.unlearning.advice import advice
+from benchmarks.unlearning.advice import advice, gain
 from benchmarks.unlearning.cases import LOADERS, ORDINARY, READY, SETTINGS
 from benchmarks.unlearning.choice import BUDGET, CONTROL
 from benchmarks.unlearning.measures import ACCURACIES
 from benchmarks.unlearning.page import introduction, limits, peer_section
 from benchmarks.unlearning.runner import SMALL_ROWS, rows_of
-from benchmarks.unlearning.summary import RANDOM, RETRAINED, SECOND, CaseRows
+from benchmarks.unlearning.summary import MIN_POOL, RANDOM, RETRAINED, SECOND, CaseRows
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "unlearning.md"
 GOAL_GAP = 1.15
@@ -121,6 +121,16 @@ def findings(case: CaseRows) -> list[str]:
         f"{price['ta'].value:+.1f} points and its UA {price['ua'].value:+.1f} points from "
         "ordinary training.",
     ]
+    methods = [method for method in case.methods if method != CONTROL]
+    helpful = {
+        training: [m for m in methods if (gain(case, training, m).high or 0.0) < 0]
+        for training in (ORDINARY, READY)
+    }
+    lines.append(
+        f"- Measurably nearer to a retrain than doing nothing (paired by seed): "
+        f"{len(helpful[ORDINARY])} of {len(methods)} methods on the ordinary model, "
+        f"{len(helpful[READY])} on the ready one."
+    )
     for kind, words in (("fast", f"at most {BUDGET:.0%} of a retrain"), ("slow", "any time")):
         ready, ordinary = (case.pick(training, kind) for training in (READY, ORDINARY))
         ours, theirs = case.measures(READY, ready), case.measures(ORDINARY, ordinary)
@@ -180,7 +190,7 @@ def overview(cases: Sequence[CaseRows]) -> list[str]:
                 found = case.measures(training, method)
                 auc = found["auc"].text(2) if "auc" in found else ""
                 lines.append(
-                    f"| {case.name} | {training} | {method} ({kind}) | {found['gap'].text(2)} | "
+                    f"| {case.title} | {training} | {method} ({kind}) | {found['gap'].text(2)} | "
                     f"{nothing:.2f} | {noise.value:.2f} | {found['accuracy_gap'].text(2)} | "
                     f"{found['share'].value:.1f} % | {auc} | "
                     f"{found['rebound'].value:+.1f} |"
@@ -239,10 +249,13 @@ def _front(
 
 def section(case: CaseRows) -> list[str]:
     """Return the part of the page about one case."""
+    enough = len(case.seeds) >= MIN_POOL
+    preliminary = [] if enough else [f"Preliminary: {MIN_POOL} seeds are the protocol.", ""]
     picture = f"unlearning-{case.name.replace('/', '-')}.png"
     return [
         f"## {case.name}: {len(case.seeds)} seeds",
         "",
+        *preliminary,
         *findings(case),
         "",
         *table(case),
