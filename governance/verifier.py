@@ -87,8 +87,11 @@ PREDICATE_FIELDS = {
 SINGLE_CONDITIONS = ("shift", "spread", "likelihood", "retain_accuracy", "test_accuracy")
 POOL_CONDITIONS = ("pool_shift", "pool_spread", "pool_likelihood")
 EVIDENCE_SCHEMAS = ("r2u-evidence/2", "r2u-evidence/3")
-"""Both hold the same conditions, controls and numbers; 3 adds metrics that decide nothing."""
+"""Both hold the same conditions and controls; 3 has power controls that are harder to pass (2 let
+pass a model that forgot one half) and metrics that decide nothing."""
 
+POWER_FACTOR = 0.01
+"""The original, and a pool that forgot one half, must fail at a hundredth of the level."""
 EXACT_ERROR_FACTOR = 0.1
 """An exact claim rests on how the model was made; its test alarms at a tenth of the level."""
 MAX_ERROR_LEVEL = 0.2
@@ -631,7 +634,7 @@ def _check_thresholds(
     if evidence["alpha"] != level * (EXACT_ERROR_FACTOR if exact else 1.0):
         _fail("the level of the conditions does not follow from the error level")
     _check_conditions(evidence, exact=exact)
-    controls = _recomputed_controls(numbers, evidence["pools"])
+    controls = _recomputed_controls(numbers, evidence["pools"], evidence["schema"])
     if controls != evidence["controls"]:
         _fail("a control does not follow from its numbers")
     needed = controls if not exact else {n: controls[n] for n in controls if n != "original_fails"}
@@ -681,16 +684,26 @@ def _check_conditions(evidence: dict[str, Any], *, exact: bool) -> None:
             _fail(f"a tested condition is not met: {condition['name']}")
 
 
-def _recomputed_controls(numbers: dict[str, Any], pools: dict[str, Any]) -> dict[str, bool]:
+def _recomputed_controls(
+    numbers: dict[str, Any], pools: dict[str, Any], schema: str
+) -> dict[str, bool]:
     level = numbers["error_level"]
     rejected, n = numbers["second_retrain_rejected"], numbers["second_retrain_models"]
     if n != pools["second_retrain"]["n"] or not 0 <= rejected <= n:
         _fail("the second retrains of the control are not those of the pool")
     terms = (math.comb(n, k) * level**k * (1 - level) ** (n - k) for k in range(rejected, n + 1))
-    original = _probability(numbers["original_adjusted_p"]) <= level
-    apart = _probability(numbers["original_pool_p"]) < level
+    original, apart = (
+        _probability(numbers[name]) for name in ("original_adjusted_p", "original_pool_p")
+    )
+    if schema == "r2u-evidence/2":
+        has_power = original <= level and apart < level
+    else:
+        if numbers["power_level"] != level * POWER_FACTOR:
+            _fail("the level of the power control does not follow from the error level")
+        half = _probability(numbers["half_adjusted_p"])
+        has_power = max(original, apart, half) <= numbers["power_level"]
     return {
-        "original_fails": original and apart,
+        "original_fails": has_power,
         "second_retrain_passes": math.fsum(terms) > CONTROL_LEVEL,
         "random_fails": _probability(numbers["random_adjusted_p"]) <= level,
     }

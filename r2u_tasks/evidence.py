@@ -301,7 +301,6 @@ def judge_pools(
     controls = check_controls(
         reference,
         original_model=original,
-        original_pool=measured["original"],
         second_retrain=measured["second_retrain"],
         random_model=random,
         error_level=error_level,

@@ -35,8 +35,10 @@ PARENT = "sha256:" + "cd" * 32
 CONTROLS = {"original_fails": True, "second_retrain_passes": True, "random_fails": True}
 NUMBERS = {
     "error_level": 0.05,
-    "original_adjusted_p": 0.001,
-    "original_pool_p": 0.002,
+    "power_level": 0.05 * 0.01,
+    "original_adjusted_p": 0.0001,
+    "original_pool_p": 0.0002,
+    "half_adjusted_p": 0.0003,
     "second_retrain_rejected": 0,
     "second_retrain_models": 6,
     "random_adjusted_p": 0.0,
