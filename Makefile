@@ -89,3 +89,8 @@ study-unlearning: setup ## How near unlearning comes to retraining, and its pric
 	SIZE=$(SIZE) $(BIN)/python -m benchmarks.unlearning.runner --seeds $(or $(SEEDS),5) $(if $(ONLY),--only $(ONLY))
 	$(if $(ONLY),,SIZE=$(SIZE) $(BIN)/python -m benchmarks.unlearning.peers)
 	SIZE=$(SIZE) $(BIN)/python -m benchmarks.unlearning.tables
+
+.PHONY: study-controls
+study-controls: setup ## How often is the gate fooled? Seven controls and a true retrain, both tiers (half an hour; goes on where it stopped): ONLY=digits, SIZE=small
+	SIZE=$(SIZE) $(BIN)/python -m benchmarks.controls.runner $(if $(ONLY),--only $(ONLY))
+	SIZE=$(SIZE) $(BIN)/python -m benchmarks.controls.tables
