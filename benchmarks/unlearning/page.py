@@ -64,7 +64,8 @@ def limits() -> list[str]:
         "requests that it did not foresee.",
         "- With few models on a side the likelihood ratio sees only large differences: an AUC near "
         "that of the second retrain is no proof of forgetting. The evidence suite of the pipeline "
-        "uses more models and a test of the whole batch.",
+        "uses more models and a test of the whole batch; how often it accepts what it must not: "
+        "`docs/results/controls.md`.",
         "- The membership attack is unstable where confidences of known and unseen records meet: "
         "from one seed to the next its answer can change from a few records to nearly all, and "
         "Avg. Gap with it. A wide interval of Avg. Gap with small gaps in UA, RA and TA is that.",

@@ -171,7 +171,8 @@ def _better(found: Estimate) -> str:
 def _goal(ours: dict[str, Estimate]) -> str:
     is_met = ours["gap"].value <= GOAL_GAP and ours["share"].value <= 100 * BUDGET
     goal = f"Avg. Gap {GOAL_GAP} at {BUDGET:.0%}"
-    return f"; the aim ({goal}) is {'met' if is_met else 'not met'}"
+    sure = "" if ours["gap"].n >= MIN_POOL else " so far, with too few seeds to decide"
+    return f"; the aim ({goal}) is {'met' if is_met else 'not met'}{sure}"
 
 
 def overview(cases: Sequence[CaseRows]) -> list[str]:
