@@ -234,3 +234,24 @@ def test_no_question_of_a_lease_scans_the_queue_on_sqlite(tmp_path, ask):
 
     assert len(plans) > 10
     assert [plan for plan in plans if plan.startswith("SCAN requests")] == []
+
+
+@pytest.mark.parametrize("state", ["held", "unverified", "needs_person", "duplicate"])
+def test_a_list_by_state_uses_its_index_on_sqlite(tmp_path, ask, state):
+    """What a person looks for is found without a look at all that waits; a wrong word: none."""
+    queue = open_queue(f"sqlite:///{tmp_path / 'queue.db'}")
+    queue.submit_many([ask(f"r{number}") for number in range(50)])
+    asked = []
+
+    @sa.event.listens_for(queue._database.engine, "before_cursor_execute")
+    def note(connection, cursor, statement, parameters, context, many):
+        asked.append((statement, parameters))
+
+    assert queue.list_requests(state, limit=10) == []
+    with queue._database.engine.connect() as connection:
+        ((statement, parameters),) = asked
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+    assert queue.list_requests("no such state") == []
+    queue.dispose()
+
+    assert "USING INDEX standing" in str(plan)
