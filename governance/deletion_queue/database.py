@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +31,6 @@ _SEPARATOR = "\x1f"
 _TRIES = 20
 _LOST_RACES = {"40001", "40P01", "23505"}  # serialization, deadlock, unique violation
 _PRAGMAS = (
-    "journal_mode=WAL",
     "synchronous=FULL",
     "foreign_keys=ON",
     "secure_delete=ON",
@@ -256,8 +256,22 @@ def _has(connection: sa.Connection, table: str) -> bool:
     return sa.inspect(connection).has_table(table)
 
 
+def _write_ahead(connection: Any) -> None:
+    """Switch to the write-ahead log; two that make the file at once do not wait for each other."""
+    for attempt in range(_TRIES):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if attempt == _TRIES - 1:
+                raise
+            time.sleep(random.uniform(0.001, 0.02) * (attempt + 1))  # noqa: S311 - no secret
+        else:
+            return
+
+
 def _durable_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions are ours: see Database.write
+    _write_ahead(connection)
     for pragma in _PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 
