@@ -21,7 +21,6 @@ before ``r2u keys rotate-pseudonyms`` lets it count.
 from __future__ import annotations
 
 import fcntl
-import importlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from typing import Any
 
 from governance.digests import write_atomic
 from governance.errors import PermanentError, StoreBusyError
+from governance.hooks import call_hook
 from governance.key_files import KEY_BYTES, key_name, load_or_make_key, read_key
 
 RECORD_NAME = "pseudonym.json"
@@ -283,21 +283,12 @@ def _first_record(folder: Path, environment: Mapping[str, str], *, in_use: bool)
 
 
 def _from_hook(name: str) -> tuple[bytes, ...]:
-    module, _, attribute = name.partition(":")
-    try:
-        keys = tuple(bytes(key) for key in getattr(importlib.import_module(module), attribute)())
-    except PermanentError:
-        raise
-    except Exception as error:  # the user's own code; its type is all that is told
+    given = call_hook(name, what="pseudonym keys of", returns="keys")
+    keys = tuple(given) if isinstance(given, list | tuple) else ()
+    if not keys or not all(isinstance(key, bytes) and len(key) == KEY_BYTES for key in keys):
         message = (
-            f"pseudonym keys of {name}: expected module:callable that returns keys, got "
-            f"{type(error).__name__}"
-        )
-        raise PermanentError(message) from None
-    if not keys or any(len(key) != KEY_BYTES for key in keys):
-        message = (
-            f"pseudonym keys of {name}: expected keys of {KEY_BYTES} bytes, got {len(keys)} that "
-            "are not all keys"
+            f"pseudonym keys of {name}: expected a list of keys, {KEY_BYTES} bytes each, got "
+            f"{len(keys)} that are not all keys"
         )
         raise PermanentError(message)
     return keys

@@ -15,7 +15,6 @@ from the certificates.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import stat
 from collections.abc import Mapping
@@ -35,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from governance.digests import write_atomic
 from governance.errors import PermanentError
+from governance.hooks import call_hook
 
 PRIVATE_NAME = "signing.pem"
 PUBLIC_NAME = "signing.pub.pem"
@@ -146,15 +146,7 @@ def load_hook(name: str) -> Signer:
     Raises:
         PermanentError: It cannot be imported or called, or its signatures do not hold.
     """
-    module, _, attribute = name.partition(":")
-    try:
-        signer = getattr(importlib.import_module(module), attribute)()
-    except Exception as error:  # the user's own code; its type is all that is told
-        message = (
-            f"signer {name}: expected module:callable that returns a signer, got "
-            f"{type(error).__name__}"
-        )
-        raise PermanentError(message) from error
+    signer = call_hook(name, what="signer", returns="a signer")
     probe = b"r2u: does this signer sign?"
     try:
         public_key_of(signer.public_pem).verify(signer.sign(probe), probe)

@@ -177,12 +177,17 @@ def short_hook():
     return [FIRST[:-1]]
 
 
+def number_hook():
+    """As if a key were a number: ``bytes(32)`` would be a key that everybody knows."""
+    return (32,)
+
+
 def test_a_hook_gives_the_keys(tmp_path, monkeypatch):
     """And its own mistakes are told by their type, without a word of it."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     name = Path(__file__).stem
     assert (FIRST,) == open_ring(tmp_path / "a", {HOOK_VARIABLE: f"{name}:ring_hook"}).keys
-    for hook in ("broken_hook", "short_hook", "none"):
+    for hook in ("broken_hook", "short_hook", "number_hook", "none"):
         with pytest.raises(PermanentError, match=hook) as refused:
             open_ring(tmp_path / "b", {HOOK_VARIABLE: f"{name}:{hook}"})
         assert FIRST.hex() not in "".join(traceback.format_exception(refused.value))
