@@ -75,8 +75,9 @@ def load_network(build: Callable[[], nn.Module], path: Path) -> nn.Module:
         path: A state dict by ``torch.save`` (alone, or under ``state_dict``), or safetensors.
 
     Raises:
-        DataError: The file cannot be read, or does not fit the network.
+        DataError: There is no network, the file cannot be read, or it does not fit the network.
     """
+    network = _build(build)
     try:
         state = (
             load_file(path)
@@ -84,13 +85,24 @@ def load_network(build: Callable[[], nn.Module], path: Path) -> nn.Module:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
         state = state.get("state_dict", state)
-        network = build()
         network.load_state_dict(state)
     except Exception as error:  # torch and safetensors raise types of all kinds
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         message = f"{path.name}: expected a state dict of the network, got: {first}"
         raise DataError(message) from error
     return network.eval()
+
+
+def _build(build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        network = build()
+    except Exception as error:  # the user's own code
+        message = f"network: expected it from a call without arguments, got: {error}"
+        raise DataError(message) from error
+    if not isinstance(network, nn.Module):
+        message = f"network: expected a torch.nn.Module, got {type(network).__name__}"
+        raise DataError(message)
+    return network
 
 
 def read_records(

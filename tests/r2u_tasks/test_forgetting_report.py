@@ -455,6 +455,14 @@ def test_an_unknown_id_ends_the_command_with_an_error(on_disk):
 BAD_FILES = {
     "no such weights": (["--retrained", "nowhere"], "expected a file or folder"),
     "no such network": (["--retrained", "retrained", "--train", "own_net:nothing"], "own_net"),
+    "a network that wants arguments": (
+        ["--retrained", "retrained", "--network", "own_net:train"],
+        "call without arguments",
+    ),
+    "no network": (
+        ["--retrained", "retrained", "--network", "builtins:dict"],
+        "expected a torch.nn.Module, got dict",
+    ),
     "other weights": (["--retrained", "forget.txt"], "expected a state dict"),
 }
 
